@@ -71,7 +71,7 @@ class _Secret:
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and secrets.compare_digest(self._raw, other._raw)  # type: ignore[attr-defined]
+        return type(other) is type(self) and secrets.compare_digest(self._raw, other._raw)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._raw))
