@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wicketgate.errors import StateError, WicketError
-from wicketgate.logs import get_logger
+from wicketgate.kernel.journal import journal
 
-_log = get_logger("kernel")
+_log = journal("kernel")
 
 
 class Change(Protocol):
