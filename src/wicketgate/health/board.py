@@ -17,8 +17,8 @@ from dataclasses import replace
 from wicketgate.clock import Clock
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, Evidence, Level, State
+from wicketgate.health.journal import health_logger
 from wicketgate.health.verdict import Verdict
-from wicketgate.logs import get_logger
 
 # DESIGN: evidence older than three probe intervals is no evidence.
 STALE_INTERVALS = 3
@@ -29,7 +29,7 @@ HEARTBEAT_SECONDS = 30.0
 
 Listener = Callable[[Verdict], None]
 
-_log = get_logger("health")
+_log = health_logger()
 
 
 class Board:
@@ -58,6 +58,7 @@ class Board:
         self._cached: Verdict | None = None
         self._told: bool | None = None
         self._listeners: list[Listener] = []
+        self._watchers: list[Listener] = []
         self.computations = 0  # for tests and metrics: how often a verdict was computed
 
     @property
@@ -152,6 +153,20 @@ class Board:
 
         return forget
 
+    def on_verdict(self, watcher: Listener) -> Callable[[], None]:
+        """Call `watcher` whenever a verdict was computed: whoever keeps a timer for `expires_at` sets it here.
+
+        Returns:
+            a function that ends it.
+        """
+        self._watchers.append(watcher)
+
+        def forget() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return forget
+
     def _judge(self, result: CheckResult, now: float) -> CheckResult:
         # The same sum as in `expires_at`: a difference could round the other way and leave a stale check in the cache.
         if now <= result.at + self._limit:
@@ -213,11 +228,12 @@ class Board:
         self._cached = verdict
         if verdict.serving is not self._told:
             self._told = verdict.serving
-            self._tell(verdict)
+            self._tell(self._listeners, verdict)
+        self._tell(self._watchers, verdict)
         return verdict
 
-    def _tell(self, verdict: Verdict) -> None:
-        for listener in tuple(self._listeners):
+    def _tell(self, listeners: list[Listener], verdict: Verdict) -> None:
+        for listener in tuple(listeners):
             try:
                 listener(verdict)
             except Exception as error:  # noqa: BLE001 - one listener must not keep the others in the dark
