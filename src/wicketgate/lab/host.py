@@ -25,6 +25,7 @@ from wicketgate.errors import StateError
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+HOLDER_NAME = "wicket-host"  # the holder's $0, followed by the host's name and `keep` or `bound`
 _HOLDER = r"""
 mkdir -p /run/wireguard 2>/dev/null; mount -t tmpfs -o mode=0755 tmpfs /run/wireguard || exit 3
 ip link set lo up || exit 3
@@ -67,21 +68,28 @@ class Host:
             StateError: no right to make namespaces.
         """
         holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", _HOLDER, "wicket-host", name, "keep" if keep else "bound"],
+            ["unshare", "--net", "--mount", "sh", "-c", _HOLDER, HOLDER_NAME, name, "keep" if keep else "bound"],
             stdin=subprocess.DEVNULL if keep else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,
+            start_new_session=True,  # Ctrl-C in the terminal is the owner's business
         )
         assert holder.stdout is not None
         assert holder.stderr is not None
-        if holder.stdout.readline().strip() != "ready":
-            why = holder.stderr.read().strip()
+        try:
+            ready = holder.stdout.readline().strip() == "ready"
+            why = "" if ready else holder.stderr.read().strip()
+        except BaseException:  # Ctrl-C while it starts
+            holder.kill()
+            holder.wait()
+            raise
+        finally:
+            holder.stdout.close()
+        holder.stderr.close()
+        if not ready:
             holder.wait()
             raise StateError(f"host {name}: no namespaces can be made here: {why}; run as root, or in a user namespace")
-        holder.stdout.close()
-        holder.stderr.close()
         return cls(name, holder.pid, holder)
 
     def __enter__(self) -> Self:
@@ -174,6 +182,15 @@ class Host:
         deadline = time.monotonic() + 5
         while os.path.exists(f"/proc/{self.pid}/ns/net") and time.monotonic() < deadline:
             time.sleep(0.005)
+
+
+def holder_name(argv: list[str]) -> str | None:
+    """The host's name when a command line is a holder's, in this or an earlier version; else None."""
+    if len(argv) < 6 or argv[-3] != HOLDER_NAME or argv[-1] not in ("keep", "bound"):
+        return None
+    if argv[-5] != "-c" or os.path.basename(argv[-6]) != "sh" or "/run/wireguard" not in argv[-4]:
+        return None
+    return argv[-2]
 
 
 def enter_netns(path: str) -> None:
