@@ -249,10 +249,7 @@ class Reader:
         other = PEER if section.name == INTERFACE else INTERFACE
         near = did_you_mean(line.name, known)
         elsewhere = canonical(other, line.name) or (None if near else did_you_mean(line.name, KEYS[other]))
-        if elsewhere:
-            hint = f"; {elsewhere} belongs to [{other}]"
-        else:
-            hint = f"; did you mean {near}?" if near else ""
+        hint = f"; {elsewhere} belongs to [{other}]" if elsewhere else f"; did you mean {near}?" if near else ""
         # What a hook says is not quoted: commands carry passwords.
         value = HIDDEN if {near, elsewhere} & set(HOOKS) else shown(line.value, key=line.name)
         self._problem(number, section, line.name, f"unknown key, with the value {value}{hint}", ", ".join(known))

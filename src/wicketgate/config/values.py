@@ -103,7 +103,8 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def _ip(text: str, allowed: str, part: str) -> IPAddress:
+def ip_literal(text: str, allowed: str, part: str) -> IPAddress:
+    """An address in digits; `part` is what an error blames."""
     # The library takes zones ("fe80::1%eth0"), which neither an interface nor an allowed-ip has.
     try:
         if "%" in text or not text.isascii():
@@ -115,7 +116,7 @@ def _ip(text: str, allowed: str, part: str) -> IPAddress:
 
 def _prefix(text: str, allowed: str) -> tuple[IPAddress, int]:
     host, slash, length = text.partition("/")
-    ip = _ip(host, allowed, text)
+    ip = ip_literal(host, allowed, text)
     if not slash:
         return ip, ip.max_prefixlen
     try:
@@ -160,7 +161,7 @@ def host_name(text: str) -> bool:
 def dns(text: str) -> IPAddress | str:
     """A server's address or a search domain."""
     if _DNS_ADDRESS.fullmatch(text):
-        return _ip(text, DNS, text)
+        return ip_literal(text, DNS, text)
     if not host_name(text):
         raise BadValue(DNS, text)
     return text
@@ -183,9 +184,9 @@ def endpoint(text: str) -> tuple[Endpoint, bool]:
         ip, percent, zone = host.partition("%")
         if percent and not _ZONE.fullmatch(zone):
             raise BadValue(ENDPOINT)
-        return Endpoint(str(_ip(ip, ENDPOINT, text)) + percent + zone, where), bare
+        return Endpoint(str(ip_literal(ip, ENDPOINT, text)) + percent + zone, where), bare
     if re.fullmatch(r"[0-9.]+", host):  # getaddrinfo would take 10.1 for 10.0.0.1: nobody means that
-        return Endpoint(str(_ip(host, ENDPOINT, text)), where), bare
+        return Endpoint(str(ip_literal(host, ENDPOINT, text)), where), bare
     if not host_name(host):
         raise BadValue(ENDPOINT)
     return Endpoint(host, where), bare
