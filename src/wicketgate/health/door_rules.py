@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The door's addresses and its nftables table, one a family. Text only, no I/O.
+
+The agent talks to M; the pod sees a stranger S; a tunnel client's probe goes to T. None of them exists on any network
+(RFC 5737 section 3, RFC 3849). The rules are spelled one a line, as old nft wants them.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from wicketgate.netpath.snapshot import Family, IPAddress
+
+TABLE_PREFIX = "wicketgate-door-"
+SLOTS = 60  # doors in one network namespace; each takes four addresses and two filter priorities
+_FIRST = {4: IPv4Address("192.0.2.0"), 6: IPv6Address("2001:db8:5747::")}
+# After every priority that people use (tc counts upwards, automatic ones lie below 49152): a filter of somebody else
+# meets the door's packets as it meets a client's.
+_FIRST_PRIORITY = 60_000
+# The destination port of the out probe; RFC 863's discard, should a packet ever get away.
+OUT_PORT = 9
+
+# Chains' priorities: before connection tracking (-200) and raw (-300); and the last one that still runs before
+# conntrack's confirmation (NF_IP_PRI_CONNTRACK_CONFIRM = INT_MAX).
+_EARLY, _ARRIVE, _LAST = -400, -450, 2147483000
+CT_ZONE = 0x5747  # of the agent's half, where it has to be tracked
+
+_COOKIE = b"wicketgate"
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@+=-]+")
+
+# Stages of the in probe in the order a packet passes them, each a counter: see `door_account`.
+STAGES = (
+    "agent_sent",  # output: the agent's packet to M
+    "agent_left",  # postrouting of the uplink: it is a stranger's now
+    "arrived",  # prerouting, before everything else
+    "routed",  # prerouting, after everything else
+    "input",  # input, before everything else
+    "delivered",  # input, after everything else
+    "replied",  # output, before everything else: the pod's answer to S
+    "reply_sent",  # output, after everything else
+    "reply_left",  # postrouting of the uplink, after everything else
+    "reply_astray",  # postrouting of another interface
+    "reply_back",  # prerouting: it came in again
+    "reply_foreign",  # prerouting: it came in from an address that is not the one the agent spoke to
+    "answered",  # input, after everything else: M's answer to the agent
+    "out_left",  # postrouting of the uplink: a tunnel client's packet, translated
+    "out_untranslated",  # the same, but with an address that nobody outside could answer
+    "out_astray",  # it left by another interface
+    "out_back",  # prerouting: T's answer
+    "out_forwarded",  # forward, after everything else: T's answer on its way into the tunnel
+    "out_client",  # forward, before everything else: a tunnel client's packet
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trio:
+    """The three addresses of a door in one family."""
+
+    agent_peer: IPAddress  # M
+    stranger: IPAddress  # S
+    target: IPAddress  # T
+
+
+def trio(family: Family, slot: int) -> Trio:
+    """The addresses of a slot: 192.0.2.1, .2, .3 for slot 0; 192.0.2.5, .6, .7 for slot 1."""
+    first = _FIRST[family] + 4 * slot
+    return Trio(first + 1, first + 2, first + 3)
+
+
+def priority(family: Family, slot: int) -> int:
+    """Tc's pref. One a family: a priority is bound to one protocol."""
+    return _FIRST_PRIORITY + 2 * slot + (family == 6)
+
+
+def cookie(tag: str, slot: int, *, made_clsact: bool) -> bytes:
+    """What marks a filter as ours: wicketgate, whether we made the qdisc, the slot, whose door it is."""
+    return _COOKIE + bytes([made_clsact, slot]) + zlib.crc32(tag.encode()).to_bytes(4, "big")
+
+
+def is_cookie(raw: bytes, tag: str | None = None) -> bool:
+    """Whether it marks a filter of ours; with a tag: of that tag's doors."""
+    if len(raw) != 16 or not raw.startswith(_COOKIE):
+        return False
+    return tag is None or raw[12:] == cookie(tag, 0, made_clsact=False)[12:]
+
+
+def cookie_slot(raw: bytes) -> int:
+    """The slot a cookie names."""
+    return raw[11]
+
+
+def cookie_made_clsact(raw: bytes) -> bool:
+    """Whether the qdisc was made together with the filter."""
+    return bool(raw[10])
+
+
+def table_name(tag: str, uplink: str) -> str:
+    """`wicketgate-door-wg0.eth0`. What nft cannot spell becomes an underscore."""
+    return TABLE_PREFIX + re.sub(r"[^A-Za-z0-9_-]", "_", tag) + "." + re.sub(r"[^A-Za-z0-9_-]", "_", uplink)
+
+
+def table_prefix(tag: str) -> str:
+    """How the tables of a tag's doors begin."""
+    return table_name(tag, "")
+
+
+def spellable(ifname: str) -> bool:
+    """Whether nft takes the interface's name in quotes as it is."""
+    return _PLAIN.fullmatch(ifname) is not None
+
+
+def delete_script(tables: Sequence[tuple[str, str]]) -> str:
+    """Remove tables, whether they are there or not, in one transaction."""
+    return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in tables)
+
+
+def table_script(
+    family: Family, tag: str, uplink: str, slot: int, pods: Sequence[IPAddress], *, tracked: bool = False
+) -> str:
+    """The table of one family, replaced as a whole.
+
+    Args:
+        family: 4 or 6.
+        tag: whose door (the tunnel's name).
+        uplink: the interface.
+        slot: which addresses.
+        pods: the pod's addresses on it; the first is the one that strangers speak to.
+        tracked: follow the agent's half in a conntrack zone of its own, because a firewall here passes only what
+            belongs to an established connection; otherwise it leaves no conntrack entry.
+    """
+    three = trio(family, slot)
+    m, s, t = three.agent_peer, three.stranger, three.target
+    pod = pods[0]
+    ip = "ip" if family == 4 else "ip6"
+    mine = f"{{ {', '.join(str(each) for each in pods)} }}"
+    name = table_name(tag, uplink)
+    follow = f"ct zone set {CT_ZONE + slot}" if tracked else "notrack"
+    here, elsewhere = f'oifname "{uplink}"', f'oifname != "{uplink}"'
+    came = f'iifname "{uplink}"'
+
+    def chain(hook: str, at: int, *rules: str) -> str:
+        which = "first" if at < 0 else "last"
+        body = "".join(f"\t\t{rule}\n" for rule in rules)
+        return f"\tchain {hook}-{which} {{\n\t\ttype filter hook {hook} priority {at}; policy accept;\n{body}\t}}\n"
+
+    def count(stage: str) -> str:
+        return f'counter name "{stage}"'
+
+    parts = [
+        chain(
+            "output",
+            _EARLY,
+            f"{ip} daddr {m} {count('agent_sent')} {follow}",
+            f"{ip} daddr {s} {count('replied')}",
+        ),
+        chain("output", _LAST, f"{ip} daddr {s} {count('reply_sent')}"),
+        chain(
+            "postrouting",
+            _LAST,
+            f"{here} {ip} daddr {m} {count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
+            f"{here} {ip} daddr {s} {count('reply_left')} accept",
+            f"{elsewhere} {ip} daddr {s} {count('reply_astray')} drop",
+            f"{elsewhere} {ip} daddr {m} drop",
+            f"{here} {ip} saddr {mine} {ip} daddr {t} udp dport {OUT_PORT} {count('out_left')} udp dport set udp sport"
+            f" udp sport set {OUT_PORT} {ip} daddr set {ip} saddr {ip} saddr set {t} meta mark set 0 accept",
+            f"{here} {ip} daddr {t} {count('out_untranslated')} drop",
+            f"{elsewhere} {ip} daddr {t} {count('out_astray')} drop",
+        ),
+        chain(
+            "prerouting",
+            _ARRIVE,
+            f"{came} {ip} saddr {s} {ip} daddr {pod} {count('arrived')}",
+            f"{came} {ip} saddr {t} {count('out_back')}",
+            f"{came} {ip} saddr {pod} {ip} daddr {s} {count('reply_back')} {follow} {ip} saddr set {m} {ip} daddr set {pod} accept",
+            # Without this it would be forwarded, turned round and forwarded again until its hop limit is used up.
+            f"{came} {ip} daddr {s} {count('reply_foreign')} drop",
+        ),
+        chain("prerouting", _LAST, f"{came} {ip} saddr {s} {count('routed')}"),
+        chain("input", _EARLY, f"{came} {ip} saddr {s} {count('input')}"),
+        chain(
+            "input", _LAST, f"{came} {ip} saddr {s} {count('delivered')}", f"{came} {ip} saddr {m} {count('answered')}"
+        ),
+        chain("forward", _EARLY, f"{ip} daddr {t} {count('out_client')}"),
+        chain("forward", _LAST, f"{ip} saddr {t} {count('out_forwarded')}"),
+    ]
+    counters = "".join(f"\tcounter {stage} {{\n\t}}\n" for stage in STAGES)
+    return delete_script([(ip, name)]) + f"table {ip} {name} {{\n{counters}{''.join(parts)}}}\n"
