@@ -144,8 +144,9 @@ class Board:
         Returns:
             a function that ends it.
         """
+        verdict = self.verdict()  # first: computing it may tell the listeners
         self._listeners.append(listener)
-        listener(self.verdict())
+        listener(verdict)
 
         def forget() -> None:
             if listener in self._listeners:
