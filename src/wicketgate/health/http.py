@@ -217,7 +217,7 @@ class Answers:
         else:
             response = self._health(path, query, request.headers.get("Accept", ""))
         protocol = request.protocol
-        if isinstance(protocol, _QuietHandler) and request.loop.time() - protocol.born > POLITE_SECONDS:
+        if isinstance(protocol, _QuietHandler) and asyncio.get_running_loop().time() - protocol.born > POLITE_SECONDS:
             response.force_close()
         return response
 
