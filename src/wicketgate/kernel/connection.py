@@ -6,7 +6,7 @@ answer that is not read to its end, and a second dump while one runs is refused 
 """
 
 # pyroute2 carries no types.
-# mypy: disable-error-code="no-untyped-call,attr-defined"
+# mypy: disable-error-code="no-untyped-call,attr-defined,misc"
 
 from __future__ import annotations
 

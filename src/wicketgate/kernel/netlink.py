@@ -18,6 +18,7 @@ from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
 from wicketgate.errors import KernelRefused
 from wicketgate.kernel import decode
 from wicketgate.kernel.connection import Connection
+from wicketgate.kernel.devconf import DevconfKey, check_key, read_devconf, write_devconf
 from wicketgate.kernel.encode import route_parts, rule_parts
 from wicketgate.kernel.messages import AddressMessage, LinkMessage, NeighbourMessage, RouteMessage, RuleMessage
 from wicketgate.netpath import spelling
@@ -433,6 +434,27 @@ class Netlink:
             or (alias is not None and link.alias != alias)
         ):
             raise KernelRefused(what, errno.EOPNOTSUPP, f"the kernel said yes, yet the interface is now {link}")
+
+    # Per-interface IPv4 configuration
+
+    async def get_devconf(self, ifname: str) -> dict[str, int]:
+        """`forwarding`, `rp_filter`, `src_valid_mark` ... of an interface, as sysctl(8) names them.
+
+        Raises:
+            KernelRefused: ENODEV.
+        """
+        return await read_devconf(self.connection, self._index(ifname, f"ip -d link show {ifname}"), ifname)
+
+    async def set_devconf(self, ifname: str, key: DevconfKey, value: int) -> None:
+        """Set one of them, also where /proc/sys is read-only. `all` and `default` cannot be reached this way.
+
+        Raises:
+            KernelRefused: ENODEV, EPERM ...
+            ValueError: a key that cannot be set this way.
+        """
+        check_key(key)
+        index = self._index(ifname, f"sysctl -w net.ipv4.conf.{ifname}.{key}={value}")
+        await write_devconf(self.connection, index, ifname, key, value)
 
     # Names
 
