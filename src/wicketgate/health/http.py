@@ -9,6 +9,7 @@ before a probe.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -35,6 +36,9 @@ _BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nServer: wicketgate\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: 12\r\nConnection: close\r\n\r\nbad request\n"
 )
+
+# RFC 9112 section 3. A line without a version would be HTTP/0.9, which the parser behind us answers.
+_REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r?\n")
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -147,7 +151,10 @@ class Connection(asyncio.Protocol):
         if not 0x41 <= self._head[0] <= 0x5A:
             _refuse(transport)
         elif b"\r\n\r\n" in self._head or b"\n\n" in self._head:
-            self._begin(transport)
+            if _REQUEST_LINE.match(self._head):
+                self._begin(transport)
+            else:
+                _refuse(transport)
         elif len(self._head) > HEAD_LIMIT:
             _refuse(transport)
 
