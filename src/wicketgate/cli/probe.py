@@ -43,25 +43,35 @@ def probe(
     new_port: Annotated[bool, Parameter(negative="")] = False,
     output_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Make a WireGuard handshake, and a ping through the tunnel, from outside.
+    r"""Make a WireGuard handshake, and a ping through the tunnel, from outside.
 
-    Says what answered, how fast, and, when something failed, which step and what that means. A probe with the key of
-    a client in use takes that client's traffic for a moment: the server moves a peer's endpoint at the handshake.
+    Says what answered, how fast, and, when something failed, which step and what
+    that means. A probe with the key of a client in use takes that client's
+    traffic for a moment: the server moves a peer's endpoint at the handshake.
     Give the probe a peer of its own.
 
-    Exit codes: 0 at least one attempt was answered in full (the echo too, with --ping); 1 none was; 2 bad input;
-    3 a file or the name service could not be read. Ctrl-C ends the run with its summary, as in ping.
+    Exit codes: 0 at least one attempt was answered in full (the echo too, with
+    --ping); 1 none was; 2 bad input; 3 a file or the name service could not be
+    read. Ctrl-C ends the run with its summary, as in ping.
 
     For example:
-      wicket probe gw.example.com:51820 --public-key KEY --private-key-file probe.key
 
-      wicket probe [2001:db8::1]:51820 --public-key KEY --private-key-file probe.key --ping 10.0.0.1 --address 10.0.0.9
+      wicket probe gw.example.com:51820 --public-key KEY --private-key-file FILE
+      wicket probe [2001:db8::1]:51820 --public-key KEY --private-key-file FILE \
+        --ping 10.0.0.1 --address 10.0.0.9
 
     With --json one object is printed at the end:
-    {"target": as given, "server": "ADDRESS:PORT" used, "public_key", "ok": bool, "unknown_client": bool,
-    "attempts": [{"seq", "ok", "handshake_seconds": float|null, "under_load": bool, "echo_seconds": float|null,
-    "step": null|"refused"|"unreachable"|"silent"|"under_load"|"wrong_psk"|"malformed"|"no_echo",
-    "meaning": null|sentence}], "handshake_seconds": null|{"min", "median", "max"}, "echo_seconds": the same}
+
+      {"target": as given, "server": "ADDRESS:PORT" that was used,
+       "public_key": the server's, "ok": bool, "unknown_client": bool,
+       "attempts": [{"seq": int, "ok": bool, "under_load": bool,
+                     "handshake_seconds": float|null,
+                     "echo_seconds": float|null,
+                     "step": null|"refused"|"unreachable"|"silent"|
+                             "under_load"|"wrong_psk"|"malformed"|"no_echo",
+                     "meaning": null|sentence}],
+       "handshake_seconds": null|{"min", "median", "max": float},
+       "echo_seconds": null|{"min", "median", "max": float}}
 
     Args:
         target: the server: name:port, 192.0.2.1:port or [2001:db8::1]:port.
