@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
+from json import dumps, loads
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -14,9 +14,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from wicketgate.errors import ToolMissing
-from wicketgate.lab import state
+from wicketgate.errors import StateError, ToolMissing, WicketError
+from wicketgate.lab import scenarios, state
+from wicketgate.lab.balancer import status_of
 from wicketgate.lab.interrupt import interruptible
+from wicketgate.lab.nlb import view
+from wicketgate.lab.nlb.status import NlbStatus
+from wicketgate.lab.scenario import tell
 from wicketgate.lab.shapes import Cni
 from wicketgate.lab.topology import Lab, Plan
 from wicketgate.lab.unshare import ensure_rights
@@ -45,6 +49,33 @@ def up(*, cni: Cni = Cni.BRIDGE, gateways: int = 1, name: Name = "lab") -> int:
 
 
 @lab.command
+def run(scenario: str, *, cni: Cni | None = None, json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Tell a story on real packets, in a lab of its own. Exit code 0 when every step went as it should, else 1.
+
+    Args:
+        scenario: `seed` (the pod red, then green), `drain` (a gateway leaves, nobody notices) or `reload` (peers come
+            and go under another's traffic).
+        cni: one shape only; both when it is left out.
+        json: one JSON object on stdout, the progress on stderr.
+    """
+    chosen = scenarios.find(scenario)
+    ensure_rights()
+    # Where nobody watches, rich would take 80 columns and break lines.
+    console = Console(stderr=json) if sys.stdout.isatty() else Console(stderr=json, width=120)
+    with interruptible():
+        report = tell(scenario, chosen.story, [cni] if cni else list(Cni), console, gateways=chosen.gateways)
+    if json:
+        print(report.to_json())
+    else:
+        console.print()
+        console.print(report.table())
+        console.print(
+            "[green]everything went as it should[/]" if report.ok else "[red]not everything went as it should[/]"
+        )
+    return 0 if report.ok else WicketError.exit_code
+
+
+@lab.command
 def status(*, watch: bool = False, json: Annotated[bool, Parameter(name="--json")] = False, name: Name = "lab") -> int:
     """Show hosts, what runs in them, and the load balancer's targets, states, reasons and flows.
 
@@ -55,17 +86,17 @@ def status(*, watch: bool = False, json: Annotated[bool, Parameter(name="--json"
     """
     _join(name)
     if json:
-        print(_to_json(_status(name)))
+        print(dumps(_status(name)[0], indent=2))
         return 0
     console = Console()
     if not watch:
-        console.print(_tables(_status(name)))
+        console.print(_tables(*_status(name)))
         return 0
-    with Live(_tables(_status(name)), console=console, auto_refresh=False, screen=console.is_terminal) as live:
+    with Live(_tables(*_status(name)), console=console, auto_refresh=False, screen=console.is_terminal) as live:
         try:
             while True:
                 time.sleep(REFRESH)
-                live.update(_tables(_status(name)), refresh=True)
+                live.update(_tables(*_status(name)), refresh=True)
         except KeyboardInterrupt:
             return 0
 
@@ -133,10 +164,11 @@ def _join(name: str | None, *, must: bool = True) -> None:
             Lab.open(each)  # says that there is none, and which there are
 
 
-def _status(name: str) -> dict[str, Any]:
-    """What `status --json` prints."""
+def _status(name: str) -> tuple[dict[str, Any], NlbStatus | None]:
+    """What `status --json` prints, and the load balancer's part as it gave it."""
     opened = Lab.open(name)
     record = opened.record
+    balancer = status_of(opened)
     return {
         "name": record.name,
         "cni": record.cni,
@@ -155,18 +187,15 @@ def _status(name: str) -> dict[str, Any]:
             for each in record.hosts
         ],
         "vip": record.addresses.get("vip", ""),
-    }
+        "load_balancer": None if balancer is None else loads(balancer.to_json()),
+    }, balancer
 
 
-def _to_json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2)
-
-
-def _tables(value: dict[str, Any]) -> RenderableType:
+def _tables(value: dict[str, Any], balancer: NlbStatus | None) -> RenderableType:
     hosts = Table(title=f"lab {value['name']}, {value['cni']} shape", title_justify="left")
     for column in ("host", "address", "state", "runs"):
         hosts.add_column(column)
     for each in value["hosts"]:
         runs = ", ".join(run["what"] if run["alive"] else f"[red]{run['what']} (ended)[/]" for run in each["runs"])
         hosts.add_row(each["name"], each["address"], "[green]up[/]" if each["alive"] else "[red]gone[/]", runs)
-    return Group(hosts)
+    return Group(hosts) if balancer is None else Group(hosts, view.render(balancer))

@@ -217,6 +217,11 @@ class Lab:
             self.record.processes.append(ProcessRecord(host, what, process, "" if log is None else str(log)))
             self.record.save()
 
+    def forget_ended(self) -> None:
+        """Strike from the record what has ended."""
+        self.record.processes = [each for each in self.record.processes if each.id.alive()]
+        self.record.save()
+
     def replace_pod(self, number: int) -> Host:
         """End pod `number` with all that runs in it, and make it anew with the same addresses."""
         name = f"pod{number}"

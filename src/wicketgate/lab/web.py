@@ -14,7 +14,8 @@ import hashlib
 import socket
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from urllib.parse import parse_qs, urlsplit
 
 BLOCK = 65536  # bytes
@@ -79,7 +80,8 @@ def main(arguments: list[str]) -> int:
         print("usage: web ADDRESS PORT NAME", file=sys.stderr)  # noqa: T201
         return 2
 
-    class Server(ThreadingHTTPServer):
+    class Server(ThreadingTCPServer):  # HTTPServer would look its own name up first, and wait for a DNS there is not
+        allow_reuse_address = True
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         daemon_threads = True
 
