@@ -27,6 +27,11 @@ STALE_INTERVALS = 3
 # (failureThreshold 3 x periodSeconds 10).
 HEARTBEAT_SECONDS = 30.0
 
+# Kinds of rounds whose checks are remembered: uplinks and addresses come and go, and come back. A guess.
+SCOPES = 16
+
+_Kind = tuple[Level | None, Evidence | None, str]
+
 Listener = Callable[[Verdict], None]
 
 _log = health_logger()
@@ -49,9 +54,11 @@ class Board:
         self._heartbeat_limit = heartbeat_limit or max(HEARTBEAT_SECONDS, 10 * interval)
         self._beat = clock.monotonic()
         self._results: tuple[CheckResult, ...] = ()
-        self._expected: dict[str, CheckResult] = {}  # by name, in order of appearance: a check that vanishes is missed
+        # A check that vanishes is missed. By kind of round, then by name in order of appearance; the newest result.
+        self._seen: dict[_Kind, dict[str, CheckResult]] = {}
         self._level: Level | None = None
         self._evidence: Evidence | None = None
+        self._scope = ""
         self._backend = ""
         self._draining = False
         self._started = False
@@ -77,17 +84,20 @@ class Board:
         evidence: Evidence,
         *,
         backend: str | None = None,
+        scope: str = "",
     ) -> Verdict:
         """Replace the checks by those of a new round. Counts as a heartbeat.
 
-        A name that an earlier round of the same level and evidence had, and this one lacks, is shown as UNKNOWN until
-        it comes back or is retired: a check that is no longer run proves nothing.
+        A check that passed or failed in an earlier round of the same level, evidence and scope, and is not in this one,
+        is shown as UNKNOWN until it comes back or is retired: a check that is no longer run proves nothing.
 
         Args:
             results: every check of the round, names unique.
             level: what the round promises when it passes.
             evidence: where it comes from.
             backend: `kernel` or `userspace`; None leaves it as it was.
+            scope: what there was to be proved (families, addresses, an outside host), in any stable spelling. Rounds of
+                another scope rightly have other checks.
 
         Raises:
             ValueError: a name occurs twice.
@@ -96,21 +106,26 @@ class Board:
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             raise ValueError(f"checks with the same name in one round: {', '.join(twice)}; each needs its own")
-        if (level, evidence) != (self._level, self._evidence):
-            self._expected = {}
-        self._level, self._evidence = level, evidence
+        self._level, self._evidence, self._scope = level, evidence, scope
         if backend is not None:
             self._backend = backend
         now = self._clock.monotonic()
         self._results = tuple(_sane(result, now) for result in results)
-        self._expected |= {result.name: result for result in self._results}
+        kind = (level, evidence, scope)
+        seen = self._seen.pop(kind, {})
+        self._seen[kind] = seen  # the newest last
+        # UNKNOWN alone leaves no mark: "the state could not be read" is no check that anybody would miss.
+        seen |= {result.name: result for result in self._results if result.state is not State.UNKNOWN}
+        while len(self._seen) > SCOPES:
+            del self._seen[next(iter(self._seen))]
         self.beat()
         return self._recompute()
 
     def retire(self, *names: str) -> None:
         """Forget checks that are no longer run on purpose (an uplink that went away). The last one is never green."""
-        for name in names:
-            self._expected.pop(name, None)
+        for seen in self._seen.values():
+            for name in names:
+                seen.pop(name, None)
         self._results = tuple(result for result in self._results if result.name not in names)
         self._recompute()
 
@@ -183,19 +198,9 @@ class Board:
         now = self._clock.monotonic()
         self.computations += 1
         current = {result.name: self._judge(result, now) for result in self._results}
-        checks = []
-        for name, last in self._expected.items():
-            if name in current:
-                checks.append(current[name])
-            else:
-                checks.append(
-                    replace(
-                        last,
-                        state=State.UNKNOWN,
-                        cause=Cause.STATE_UNREADABLE,
-                        evidence=f"this check is no longer run; the last was: {last.evidence}",
-                    )
-                )
+        seen = self._seen.get((self._level, self._evidence, self._scope), {})
+        checks = [current.pop(name) if name in current else _missed(last) for name, last in seen.items()]
+        checks += current.values()
         ready = bool(checks) and all(check.state is State.PASS for check in checks)
         self._started = self._started or ready
         causes: dict[Cause, None] = {}
@@ -239,6 +244,16 @@ class Board:
                 listener(verdict)
             except Exception as error:  # noqa: BLE001 - one listener must not keep the others in the dark
                 _log.error("a listener to the verdict failed", error=str(error), kind=type(error).__name__)
+
+
+def _missed(last: CheckResult) -> CheckResult:
+    """A check that this round lacks."""
+    return replace(
+        last,
+        state=State.UNKNOWN,
+        cause=Cause.STATE_UNREADABLE,
+        evidence=f"this check is no longer run; the last was: {last.evidence}",
+    )
 
 
 def _sane(result: CheckResult, now: float) -> CheckResult:

@@ -153,6 +153,30 @@ class TestShrink:
         assert not board.verdict().ready
         assert board.verdict().causes == (Cause.STATE_UNREADABLE,)
 
+    def test_what_could_only_not_be_read_is_not_missed(self, board: Board, clock: FakeClock):
+        """A round that could not run at all says so in a check of its own; it is gone when rounds run again."""
+        board.publish([passed("tunnel", board.now())], "tunnel", "model")
+        board.publish([CheckResult("state", State.UNKNOWN, "no right", at=board.now())], "tunnel", "model")
+        verdict = board.verdict()
+        assert not verdict.ready
+        assert [check.name for check in verdict.checks] == ["tunnel", "state"]
+        assert board.publish([passed("tunnel", board.now())], "tunnel", "model").ready
+
+    def test_a_failing_check_does_not_vanish_into_a_green(self, board: Board):
+        """Leaving out what fails mends nothing."""
+        board.publish([passed("a", board.now()), failed("b", board.now())], "tunnel", "door")
+        assert not board.publish([passed("a", board.now())], "tunnel", "door").ready
+
+    def test_another_scope_has_checks_of_its_own_and_each_is_remembered(self, board: Board):
+        """An uplink that loses IPv6 is another thing to prove; when it is back, so is what is expected of it."""
+        both = [passed("ipv4", board.now()), passed("ipv6", board.now())]
+        board.publish(both, "tunnel", "door", scope="4,6")
+        assert board.publish(both[:1], "tunnel", "door", scope="4").ready
+        assert not board.publish(both[:1], "tunnel", "door", scope="4,6").ready
+        for number in range(1000):
+            board.publish(both[:1], "tunnel", "door", scope=str(number))
+        assert len(board._seen) <= 16
+
     def test_another_level_or_evidence_has_checks_of_its_own(self, board: Board):
         """The door falling back to the model is another set of checks, and the verdict says which it is."""
         board.publish([passed("door-v4", board.now())], "tunnel", "door")
@@ -260,13 +284,14 @@ class Model:
 
     level: tuple[str, str] = ("", "")
     results: dict[str, tuple[State, float]] = field(default_factory=dict)
-    expected: set[str] = field(default_factory=set)
+    expected: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     draining: bool = False
 
     def ready(self, now: float) -> bool:
-        return bool(self.expected) and all(
+        wanted = self.expected.get(self.level, set()) | set(self.results)
+        return bool(wanted) and all(
             name in self.results and self.results[name][0] is State.PASS and now <= self.results[name][1] + 3 * INTERVAL
-            for name in self.expected
+            for name in wanted
         )
 
 
@@ -295,11 +320,10 @@ class Boards(RuleBasedStateMachine):
             ],
             *kind,
         )
-        if kind != self.model.level:
-            self.model.expected = set()
         self.model.level = kind
         self.model.results = {name: (state, at) for name, state in states.items()}
-        self.model.expected |= set(states)
+        known = {name for name, state in states.items() if state is not State.UNKNOWN}
+        self.model.expected.setdefault(kind, set()).update(known)
 
     @rule(seconds=st.floats(0, 5))
     def wait(self, seconds: float) -> None:
@@ -317,7 +341,8 @@ class Boards(RuleBasedStateMachine):
     @rule(name=st.sampled_from("abc"))
     def retire(self, name: str) -> None:
         self.board.retire(name)
-        self.model.expected.discard(name)
+        for expected in self.model.expected.values():
+            expected.discard(name)
         self.model.results.pop(name, None)
 
     @invariant()
