@@ -127,12 +127,10 @@ class FakeWireGuard:
         if config.persistent_keepalive is not None:
             peer.persistent_keepalive = config.persistent_keepalive
         if config.allowed_ips is not None:
-            peer.allowed_ips = []
-            for network in dict.fromkeys(config.allowed_ips):
-                for other in device.peers.values():
-                    if network in other.allowed_ips:
-                        other.allowed_ips.remove(network)
-                peer.allowed_ips.append(network)
+            claimed = dict.fromkeys(config.allowed_ips)
+            for other in device.peers.values():
+                other.allowed_ips = [network for network in other.allowed_ips if network not in claimed]
+            peer.allowed_ips = list(claimed)
 
     async def remove_peer(self, ifname: str, public_key: PublicKey) -> None:
         """As the contract says."""
