@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from wicketgate.lab.host import Host, wire
+from wicketgate.lab.host import Host
 from wicketgate.lab.nlb.control import LoadBalancer
 from wicketgate.lab.nlb.settings import Checker, CheckSettings, Listener, NlbSettings, Target
 from wicketgate.lab.nlb.target import State
@@ -166,23 +166,22 @@ class World:
 
 def build(new_host: Callable[..., Host], net: Net) -> World:
     client, nlb, one, two = new_host("client"), new_host("nlb"), new_host("one"), new_host("two")
-    for host in (client, nlb, one, two):
-        # Addresses are tentative for a second otherwise, and neighbour discovery waits.
-        host.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
-    flags = ("nodad",) if ":" in net.client else ()
-    for host, name, inside, outside in (
+    ends = (
         (client, "client0", net.client, net.gateways[0]),
         (one, "one0", net.targets[0], net.gateways[1]),
         (two, "two0", net.targets[1], net.gateways[2]),
-    ):
-        wire(nlb, name, host, "eth0")
-        nlb.run("ip", "addr", "add", f"{outside}/{net.bits}", "dev", name, *flags)
-        host.run("ip", "addr", "add", f"{inside}/{net.bits}", "dev", "eth0", *flags)
-        host.run("ip", "route", "add", "default", "via", outside)
-    for address in net.vips:
-        nlb.run("ip", "addr", "add", f"{address}/{net.host_bits}", "dev", "client0", *flags)
-    for address in net.checkers:
-        nlb.run("ip", "addr", "add", f"{address}/{net.host_bits}", "dev", "lo", *flags)
+    )
+    # Addresses are tentative for a second otherwise, and neighbour discovery waits.
+    quick = "echo 0 > /proc/sys/net/ipv6/conf/{}/accept_dad"
+    middle = [f"ip addr add {address}/{net.host_bits} dev lo" for address in net.checkers]
+    for host, name, _, outside in ends:
+        link = f"ip link add {name} type veth peer name eth0 netns {host.pid}"
+        middle += [link, quick.format(name), f"ip link set {name} up", f"ip addr add {outside}/{net.bits} dev {name}"]
+    middle += [f"ip addr add {address}/{net.host_bits} dev client0" for address in net.vips]
+    nlb.run("sh", "-ec", "\n".join(middle))
+    for host, _, inside, outside in ends:
+        lines = (quick.format("eth0"), "ip link set eth0 up", f"ip addr add {inside}/{net.bits} dev eth0")
+        host.run("sh", "-ec", "\n".join((*lines, f"ip route add default via {outside}")))
     pods = tuple(
         TargetHost(host, address, host.call(lambda address=address: bound(address, PORT)))
         for host, address in zip((one, two), net.targets, strict=True)

@@ -77,7 +77,7 @@ def test_traffic_flows_after_the_first_success_and_not_before(world):
         async with running(replace(settings, check=replace(settings.check, interval=0.3)), one.target) as balancer:
             # The first probe failed with 503; the target is still `initial` and gets nothing.
             assert await until(lambda: probes(balancer, 1))
-            assert balancer.state(one.target) is State.INITIAL
+            await reach(balancer, one, State.INITIAL)
             assert await ask(sock, world.net.vips[0], timeout=SILENCE) == ""
             assert one.seen == []
             one.good()

@@ -186,14 +186,20 @@ def test_bad_settings_end_with_two(world, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_missing_tool_is_named(world, tmp_path):
-    """Without nft on PATH it ends with code 3 and the name of the package."""
-    done = world.nlb.run(
-        "env", "PATH=/nonexistent", *launch_argv(tmp_path / "nlb.sock"), stdin=world.settings.to_json(), check=False
-    )
+@pytest.mark.parametrize(("tool", "package"), [("nft", "nftables"), ("conntrack", "conntrack")])
+def test_missing_tool_is_named(world, tmp_path, tool, package):
+    """Without nft or conntrack it ends with code 3 and the name of the package, and no table stays."""
+    for folder in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
+        if (Path(folder) / tool).exists():
+            # In this host's own mount namespace alone the file is no program any more.
+            world.nlb.run("mount", "--bind", "/dev/null", f"{folder}/{tool}")
+    done = world.nlb.run(*launch_argv(tmp_path / "nlb.sock"), stdin=world.settings.to_json(), check=False)
     assert done.returncode == 3
-    assert "install the package nftables" in done.stderr
+    assert f"{tool} is not installed" in done.stderr
+    assert package in done.stderr
     assert "Traceback" not in done.stderr
+    if tool != "nft":
+        assert world.nlb.run("nft", "list", "tables").stdout == ""
 
 
 def launch_argv(path: Path) -> list[str]:

@@ -7,18 +7,17 @@ namespace is touched. `conntrack` (conntrack-tools) speaks netlink; its exit cod
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from wicketgate.errors import StateError, ToolMissing
+from wicketgate.kernel.process import run
 from wicketgate.lab.nlb.settings import Transport
 from wicketgate.netpath.snapshot import IPAddress
 
 _PAIR = re.compile(r"(\w+)=(\S+)")
-_TIMEOUT = 10.0  # s; a tool that hangs must not hang the load balancer (a guess, far above the milliseconds it takes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +51,21 @@ class TrackedFlow:
     replies: int = 0
 
 
-async def run_tool(*argv: str, stdin: str = "", package: str, fine: Sequence[int] = (0,)) -> str:
-    """Run a program to its end and return what it printed.
-
-    Args:
-        argv: the command.
-        stdin: what it reads.
-        package: where it comes from, for people who lack it.
-        fine: exit codes that are no failure.
+async def _conntrack(*arguments: str, fine: Sequence[int] = (0,)) -> str:
+    """Run conntrack(8) and return what it printed.
 
     Raises:
         ToolMissing: it is not installed.
         StateError: it failed; with its own words.
     """
+    argv = ["conntrack", *arguments]
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-    except FileNotFoundError:
-        raise ToolMissing(f"{argv[0]} is not installed; install the package {package}") from None
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            out, err = await process.communicate(stdin.encode())
-    except TimeoutError:
-        raise StateError(f"{' '.join(argv)}: no end after {_TIMEOUT:g} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode not in fine:
-        raise StateError(f"{' '.join(argv)}: exit code {process.returncode}: {err.decode(errors='replace').strip()}")
-    return out.decode(errors="replace")
+        done = await run(argv)
+    except ToolMissing as error:
+        raise ToolMissing(f"{error}; Debian's package is conntrack") from None
+    if done.code not in fine:
+        raise StateError(f"{' '.join(argv)}: exit code {done.code}: {done.said}")
+    return done.stdout
 
 
 async def list_flows(family: str, mark: int, mask: int) -> tuple[TrackedFlow, ...]:
@@ -96,9 +79,7 @@ async def list_flows(family: str, mark: int, mask: int) -> tuple[TrackedFlow, ..
     Raises:
         StateError: connection tracking could not be read.
     """
-    text = await run_tool(
-        "conntrack", "-L", "-f", _family(family), "-o", "extended", "-m", f"{mark:#x}/{mask:#x}", package="conntrack"
-    )
+    text = await _conntrack("-L", "-f", _family(family), "-o", "extended", "-m", f"{mark:#x}/{mask:#x}")
     return tuple(flow for line in text.splitlines() if (flow := parse_line(line)) is not None)
 
 
@@ -108,9 +89,7 @@ async def forget(family: str, mark: int, mask: int = 0xFFFFFFFF) -> None:
     Raises:
         StateError: the kernel or the tool refused.
     """
-    await run_tool(
-        "conntrack", "-D", "-f", _family(family), "-m", f"{mark:#x}/{mask:#x}", package="conntrack", fine=(0, 1)
-    )
+    await _conntrack("-D", "-f", _family(family), "-m", f"{mark:#x}/{mask:#x}", fine=(0, 1))
 
 
 def parse_line(line: str) -> TrackedFlow | None:

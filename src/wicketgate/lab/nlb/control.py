@@ -16,13 +16,13 @@ from wicketgate.clock import Clock, SystemClock
 from wicketgate.errors import InputError, StateError, WicketError
 from wicketgate.lab.nlb.checker import probe, require_source
 from wicketgate.lab.nlb.dataplane import Backend, Dataplane
-from wicketgate.lab.nlb.journal import journal
 from wicketgate.lab.nlb.settings import Checker, NlbSettings, Target
 from wicketgate.lab.nlb.status import FlowStatus, NlbStatus, ProbeStatus, TargetStatus
 from wicketgate.lab.nlb.target import Probe, State, TargetHealth, fails_open, is_serving
+from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import IPAddress
 
-_log = journal()
+_log = get_logger("lab.nlb")
 
 
 @dataclass(slots=True)

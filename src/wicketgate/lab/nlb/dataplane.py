@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wicketgate.errors import StateError
-from wicketgate.lab.nlb.conntrack import TrackedFlow, forget, list_flows, run_tool
+from wicketgate.kernel.nft import nft_delete_table, nft_replace_table
+from wicketgate.lab.nlb.conntrack import TrackedFlow, forget, list_flows
 from wicketgate.lab.nlb.settings import Listener, NlbSettings, Target, endpoint
 
 BALANCER_BITS = 0xFFFF0000  # of a conntrack mark: which load balancer; the rest: which target
@@ -55,18 +56,18 @@ def port_at(listener: Listener, target: Target) -> int:
 
 
 def render(settings: NlbSettings, serving: Sequence[Backend], known: Sequence[Target]) -> str:
-    """The whole table as an nft script that replaces the one before in one transaction.
+    """The chains of the table, as nft reads them between its braces.
 
     Args:
         settings: addresses and listeners.
         serving: who gets new flows; their order decides what the hash means.
         known: every target ever registered, for the rule about packets without an entry.
     """
-    family, table = settings.family, table_name(settings.name)
+    family = settings.family
     seed = zlib.crc32(settings.name.encode())
     addresses = ", ".join(str(address) for address in settings.addresses)
     icmp = "icmp" if family == "ip" else "icmpv6"
-    lines = [f"table {family} {table}", f"delete table {family} {table}", f"table {family} {table} {{"]
+    lines: list[str] = []
     for listener in settings.listeners:
         for backend in serving:
             to = endpoint(backend.target.address, port_at(listener, backend.target))
@@ -103,7 +104,7 @@ def render(settings: NlbSettings, serving: Sequence[Backend], known: Sequence[Ta
         if ends:
             elements = ", ".join(f"{address} . {port}" for address, port in ends)
             lines.append(f"    ct state new {family} saddr . {protocol} sport {{ {elements} }} drop")
-    lines += ["  }", "}", ""]
+    lines += ["  }"]
     return "\n".join(lines)
 
 
@@ -155,8 +156,8 @@ class Dataplane:
             StateError: nft refused; the table is as before.
         """
         self._known.update(dict.fromkeys((*known, *(backend.target for backend in serving))))
-        script = render(self._settings, serving, tuple(self._known))
-        await run_tool("nft", "-f", "-", stdin=script, package="nftables")
+        body = render(self._settings, serving, tuple(self._known))
+        await nft_replace_table(self._settings.family, table_name(self._settings.name), body)
 
     async def evict(self, backend: Backend) -> None:
         """Forget the flows of a backend: the next packet of each is a new flow's.
@@ -177,13 +178,15 @@ class Dataplane:
 
     async def close(self) -> None:
         """Take the table away and forget the flows. The namespace's settings stay: it is the load balancer's own."""
-        table = f"table {self._settings.family} {table_name(self._settings.name)}"
-        for step in (
-            run_tool("nft", "-f", "-", stdin=f"{table}\ndelete {table}\n", package="nftables"),
-            forget(self._settings.family, mark_of(self._settings.name, 0), BALANCER_BITS),
-        ):
+
+        async def clean() -> None:
             with contextlib.suppress(StateError):
-                await asyncio.shield(asyncio.ensure_future(step))
+                await nft_delete_table(self._settings.family, table_name(self._settings.name))
+            with contextlib.suppress(StateError):
+                await forget(self._settings.family, mark_of(self._settings.name, 0), BALANCER_BITS)
+
+        # A second Ctrl-C does not leave half of it behind.
+        await asyncio.shield(asyncio.ensure_future(clean()))
 
 
 def _write(name: str, value: int) -> None:
