@@ -80,6 +80,10 @@ class Balancer:
         """
         return asyncio.run(self._control.status())
 
+    def deregister(self, pod: int) -> None:
+        """Let a target drain, as Kubernetes does when its pod is deleted."""
+        asyncio.run(self._control.deregister(target(self.lab, pod)))
+
     def target(self, pod: int) -> TargetStatus:
         """What it thinks of a pod."""
         return self.status().target(self.lab.plan.pod(pod).v4.ip)

@@ -55,7 +55,9 @@ class WireGuardClient:
         endpoint: `address:port`, the load balancer's.
         addresses: its tunnel addresses with prefix.
         allowed_ips: what it sends into the tunnel; routes are added for these.
+        ifname: of the device; a host may have several clients.
         keepalive: seconds; 0 = off.
+        metric: of the routes; among several clients of a host the lowest is used by those who do not choose.
     """
 
     host: Host
@@ -66,9 +68,13 @@ class WireGuardClient:
     private_key: PrivateKey = field(default_factory=PrivateKey.generate)
     ifname: str = "wg0"
     keepalive: int = 0
+    metric: int = 0
 
-    def up(self) -> None:
-        """Make the device and dial.
+    def up(self, *, routes: bool = True) -> None:
+        """Make the device.
+
+        Args:
+            routes: send traffic into it at once; else `take_routes` does that later.
 
         Raises:
             ToolMissing: wireguard-go or wg is not installed.
@@ -93,7 +99,13 @@ class WireGuardClient:
             for address in self.addresses
         ]
         lines.append(f"link set {self.ifname} mtu 1420 up")
-        lines += [f"route replace {network} dev {self.ifname}" for network in self.allowed_ips]
+        self.host.run("ip", "-batch", "-", stdin="\n".join(lines))
+        if routes:
+            self.take_routes(self.metric)
+
+    def take_routes(self, metric: int) -> None:
+        """Send what is allowed into this tunnel, at this metric; a route of an equal metric is replaced in one step."""
+        lines = [f"route replace {network} dev {self.ifname} metric {metric}" for network in self.allowed_ips]
         self.host.run("ip", "-batch", "-", stdin="\n".join(lines))
 
     def down(self) -> None:
@@ -110,10 +122,14 @@ class WireGuardClient:
         words = self.host.run("wg", "show", self.ifname, "latest-handshakes").stdout.split()
         return int(words[1]) if len(words) > 1 else 0
 
+    def listen_port(self) -> int:
+        """The UDP port that it dials from."""
+        return int(self.host.run("wg", "show", self.ifname, "listen-port").stdout)
+
     def ping(self, address: str, *, count: int = 3, interval: float = 0.2, timeout: float = 2.0) -> Pings:
         """Ping; `timeout` is how long the last answer is waited for, seconds."""
         done = self.host.run(
-            "ping", "-n", "-c", str(count), "-i", str(interval), "-W", str(timeout), address,
+            "ping", "-n", "-I", self.ifname, "-c", str(count), "-i", str(interval), "-W", str(timeout), address,
             check=False, timeout=count * (interval + timeout) + 10,
         )  # fmt: skip
         return read_pings(done.stdout + done.stderr)
@@ -128,11 +144,25 @@ class WireGuardClient:
         """
         began = time.monotonic()
         while True:
-            self.host.run("ping", "-n", "-c1", "-W", "0.3", address, check=False)
+            self.host.run("ping", "-n", "-I", self.ifname, "-c1", "-W", "0.3", address, check=False)
             if self.latest_handshake():
                 return time.monotonic() - began
             if time.monotonic() - began > timeout:
                 raise WicketError(f"no handshake with {self.endpoint} in {timeout:g} s")
+
+    def dial(self, timeout: float = 12.0) -> float:
+        """Make a handshake without any traffic of the host's: a keepalive does it; seconds it took.
+
+        Raises:
+            WicketError: no handshake in time.
+        """
+        began = time.monotonic()
+        self.host.run("wg", "set", self.ifname, "peer", str(self.server), "persistent-keepalive", "25")
+        while not self.latest_handshake():
+            if time.monotonic() - began > timeout:
+                raise WicketError(f"no handshake with {self.endpoint} in {timeout:g} s")
+            time.sleep(_POLL)
+        return time.monotonic() - began
 
     def fetch(self, url: str, timeout: float = 5.0) -> Page:
         """Fetch a page; a failure is a Page with curl's words as its status line."""

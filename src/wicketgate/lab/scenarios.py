@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wicketgate.errors import InputError
-from wicketgate.lab import seed
+from wicketgate.lab import drain, reload, seed
 from wicketgate.lab.scenario import Teller
 from wicketgate.lab.topology import Lab
 
@@ -22,6 +22,8 @@ class Scenario:
 
 ALL = {
     "seed": Scenario(seed.story),
+    "drain": Scenario(drain.story, gateways=2),
+    "reload": Scenario(reload.story),
 }
 
 

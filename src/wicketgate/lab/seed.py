@@ -149,7 +149,7 @@ class Seed:
             self.lab["client"],
             self.gateway_key.public(),
             f"{VIP}:{wgquick.LISTEN_PORT}",
-            ["10.8.0.2/24", *(["fd00:8::2/64"] if self.lab.v6 else [])],
+            ["10.8.0.2/32", *(["fd00:8::2/128"] if self.lab.v6 else [])],
             ["10.8.0.0/24", f"{INTERNET.ip}/32", *(["fd00:8::/64"] if self.lab.v6 else [])],
             self.client_key,
         )
