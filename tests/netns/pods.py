@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -74,18 +75,17 @@ class PodNet:
             client, node, pod = (
                 stack.enter_context(Host.create(f"{each}-{shape}-{suffix}")) for each in ("client", "node", "pod")
             )
-            wire(client, "eth0", node, "out")
-            wire(pod, "eth0", node, "pod")
             for host in (client, node, pod):
                 # Addresses serve at once: no duplicate address detection on a wire with two ends.
-                sysctl(host, "net.ipv6.conf.all.accept_dad", "0")
-                for name in ("eth0",) if host is not node else ("out", "pod"):
-                    sysctl(host, f"net.ipv6.conf.{name}.accept_dad", "0")
-                    sysctl(host, f"net.ipv6.conf.{name}.dad_transmits", "0")
+                sysctl(host, "net.ipv6.conf.default.accept_dad", "0")
+                sysctl(host, "net.ipv6.conf.default.dad_transmits", "0")
+            wire(client, "eth0", node, "out")
+            wire(pod, "eth0", node, "pod")
             sysctl(node, "net.ipv4.ip_forward", "1")
             sysctl(node, "net.ipv6.conf.all.forwarding", "1")
             net = cls(shape, client, node, pod, stack)
             net._address()
+            net._await_path()
         except BaseException:
             stack.close()
             raise
@@ -132,6 +132,12 @@ class PodNet:
             "route add default via fe80::1 dev eth0",
             f"neigh add fe80::1 lladdr {mac} dev eth0 nud permanent",
         )
+
+    def _await_path(self) -> None:
+        deadline = time.monotonic() + 10
+        for address in (self.pod4, self.pod6):
+            while self.client.run("ping", "-c1", "-W1", str(address), check=False).returncode:
+                assert time.monotonic() < deadline, f"{address} does not answer the client"
 
     def pod_address(self, family: int) -> IPv4Address | IPv6Address:
         """The pod's address on eth0."""

@@ -21,8 +21,6 @@ _FIRST = {4: IPv4Address("192.0.2.0"), 6: IPv6Address("2001:db8:5747::")}
 # After every priority that people use (tc counts upwards, automatic ones lie below 49152): a filter of somebody else
 # meets the door's packets as it meets a client's.
 _FIRST_PRIORITY = 60_000
-# The destination port of the out probe; RFC 863's discard, should a packet ever get away.
-OUT_PORT = 9
 
 # Chains' priorities: before connection tracking (-200) and raw (-300); and the last one that still runs before
 # conntrack's confirmation (NF_IP_PRI_CONNTRACK_CONFIRM = INT_MAX).
@@ -67,8 +65,9 @@ class Trio:
 
 def trio(family: Family, slot: int) -> Trio:
     """The addresses of a slot: 192.0.2.1, .2, .3 for slot 0; 192.0.2.5, .6, .7 for slot 1."""
-    first = _FIRST[family] + 4 * slot
-    return Trio(first + 1, first + 2, first + 3)
+    first = int(_FIRST[family]) + 4 * slot
+    make = IPv4Address if family == 4 else IPv6Address
+    return Trio(make(first + 1), make(first + 2), make(first + 3))
 
 
 def priority(family: Family, slot: int) -> int:
@@ -103,9 +102,14 @@ def table_name(tag: str, uplink: str) -> str:
     return TABLE_PREFIX + re.sub(r"[^A-Za-z0-9_-]", "_", tag) + "." + re.sub(r"[^A-Za-z0-9_-]", "_", uplink)
 
 
-def table_prefix(tag: str) -> str:
-    """How the tables of a tag's doors begin."""
-    return table_name(tag, "")
+def is_table(name: str, tag: str, uplink: str | None) -> bool:
+    """Whether it is a tag's table, at one uplink or at any."""
+    return name == table_name(tag, uplink) if uplink is not None else name.startswith(table_name(tag, ""))
+
+
+def is_reserved(address: IPAddress, family: Family) -> bool:
+    """Whether it may be an address of some door."""
+    return address.version == family and 0 < int(address) - int(_FIRST[family]) < 4 * SLOTS
 
 
 def spellable(ifname: str) -> bool:
@@ -164,9 +168,12 @@ def table_script(
             f"{here} {ip} daddr {m} {count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
             f"{here} {ip} daddr {s} {count('reply_left')} accept",
             f"{elsewhere} {ip} daddr {s} {count('reply_astray')} drop",
-            f"{elsewhere} {ip} daddr {m} drop",
-            f"{here} {ip} saddr {mine} {ip} daddr {t} udp dport {OUT_PORT} {count('out_left')} udp dport set udp sport"
-            f" udp sport set {OUT_PORT} {ip} daddr set {ip} saddr {ip} saddr set {t} meta mark set 0 accept",
+            # ICMP errors for an answer that came too late; no socket of ours is bound elsewhere.
+            f"{elsewhere} {ip} daddr {m} {count('agent_left')} drop",
+            # Masquerade may have chosen another source port: the answer goes to that one, and comes from the port that
+            # the client spoke to.
+            f"{here} {ip} saddr {mine} {ip} daddr {t} {count('out_left')} udp dport set udp sport"
+            f" udp sport set ct original proto-dst {ip} daddr set {ip} saddr {ip} saddr set {t} meta mark set 0 accept",
             f"{here} {ip} daddr {t} {count('out_untranslated')} drop",
             f"{elsewhere} {ip} daddr {t} {count('out_astray')} drop",
         ),

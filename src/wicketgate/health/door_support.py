@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 DOOR_SINCE = (5, 16)
 TCP_SINCE = (6, 8)
-# Stable series that carry the fix, by the first release that has it (kernel.org's announcement of CVE-2024-26740).
-_STABLE = {(6, 6): 19, (6, 7): 7}
-# Debian names its ABI in `uname -r` and its source in `uname -v`: "#1 SMP Debian 6.1.192-1 (2026-...)". Read in its source.
-_DEBIAN = {(6, 1): 192}
+# Stable series that carry the fix, and a release that is known to have it. 6.6.19 and 6.7.7: the stable review of
+# 2024-02-27. 6.1.y took it in the middle of 2025; 6.1.192 is the first that was read (Debian's source).
+_STABLE = {(6, 1): 192, (6, 6): 19, (6, 7): 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,11 @@ def support(release: str | None = None, version: str | None = None) -> Support:
         )
     if series >= TCP_SINCE:
         return Support(door=True, tcp=True, reason=f"Linux {release} queues what is redirected")
+    # Debian names its ABI in `uname -r` (6.1.0-56-amd64) and its source in `uname -v` (#1 SMP Debian 6.1.192-1 (...)).
     debian = re.search(r"Debian (\d+)\.(\d+)\.(\d+)", version or "")
     if debian is not None:
-        source, patch = (int(debian[1]), int(debian[2])), int(debian[3])
-        first = _DEBIAN.get(source, _STABLE.get(source))
-    else:
-        first = _STABLE.get(series)
+        series, patch = (int(debian[1]), int(debian[2])), int(debian[3])
+    first = _STABLE.get(series)
     if first is not None and patch >= first:
         return Support(door=True, tcp=True, reason=f"Linux {release} carries the fix of CVE-2024-26740")
     return Support(

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The door's verdict is a real outside client's, in every state of the pod; a handshake over `lo` is blind.
+
+Each state is tried with a whole handshake (Noise IKpsk2 with a preshared key, against wireguard-go) and with HTTP on a
+TCP port, in both CNI shapes and both families, under strict rp_filter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from netns.door_stand import PORT, TCP_PORT, Stand
+from netns.pods import SHAPES
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def stand(request):
+    with Stand.create(request.param, "rows") as made:
+        yield made
+
+
+@dataclass(frozen=True)
+class Row:
+    """A state of the pod, and what a client outside then sees. {F} is 4 or 6, {ip} ip or ip6, {tables} iptables' name."""
+
+    do: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+    udp: bool = False
+    tcp: bool = False
+    v6: tuple[bool, bool] | None = None  # (udp, tcp) where IPv6 differs: it has no rp_filter
+    svm: int = 0
+    lo: bool = True
+    families: tuple[int, ...] = field(default=(4, 6))
+
+
+NFT = "nft -f - <<'E'\ntable {ip} foreign {{\n%s\n}}\nE"
+NFT_UNDO = ("nft delete table {ip} foreign",)
+INPUT = " chain c {{\n  type filter hook input priority 0; policy %s;\n%s\n }}"
+
+
+def nft(body: str) -> tuple[str, ...]:
+    return (NFT % body,)
+
+
+WG_QUICK = (
+    "ip -{F} route add default dev wg0 table 51820",
+    "ip -{F} rule add not fwmark 51820 table 51820 priority 32765",
+    "ip -{F} rule add table main suppress_prefixlength 0 priority 32764",
+)
+WG_QUICK_UNDO = (
+    "ip -{F} rule del priority 32765",
+    "ip -{F} rule del priority 32764",
+    "ip -{F} route del default dev wg0 table 51820",
+)
+OUTPUT_MARK = (
+    " chain o {{\n  type route hook output priority -150;\n"
+    f"  tcp sport {TCP_PORT} meta mark set 51820\n  udp sport {PORT} meta mark set 51820\n }}}}"
+)
+PREROUTING_MARK = (
+    " chain p {{\n  type filter hook prerouting priority -150;\n"
+    f"  tcp dport {TCP_PORT} meta mark set 51820\n  udp dport {PORT} meta mark set 51820\n }}}}"
+)
+# What wg-quick itself adds: connection marks for UDP.
+CONNMARK = (
+    " chain p {{\n  type filter hook prerouting priority -150;\n  meta l4proto udp meta mark set ct mark\n }}\n"
+    " chain o {{\n  type filter hook postrouting priority -150;\n  meta l4proto udp meta mark 51820 ct mark set meta mark\n }}"
+)
+DEFAULT = {
+    "bridge": {4: "via 10.44.0.1 dev eth0", 6: "via fd44::1 dev eth0"},
+    "vpc": {4: "via 169.254.1.1 dev eth0", 6: "via fe80::1 dev eth0"},
+}
+
+ROWS = {
+    "fine": Row(udp=True, tcp=True),
+    "nft drops -i eth0": Row(nft(INPUT % ("accept", '  iifname "eth0" meta l4proto {{ tcp, udp }} drop')), NFT_UNDO),
+    "iptables-nft drops -i eth0": Row(
+        ("{tables}-nft -A INPUT -i eth0 -p udp -j DROP", "{tables}-nft -A INPUT -i eth0 -p tcp -j DROP"),
+        ("nft delete table {ip} filter",),
+    ),
+    "iptables-legacy drops -i eth0": Row(
+        ("{tables}-legacy -A INPUT -i eth0 -p udp -j DROP", "{tables}-legacy -A INPUT -i eth0 -p tcp -j DROP"),
+        ("{tables}-legacy -F INPUT",),
+    ),
+    "nft drops new connections": Row(
+        nft(INPUT % ("accept", '  iifname "eth0" ct state new meta l4proto {{ tcp, udp }} drop')), NFT_UNDO
+    ),
+    "nft drops on output": Row(
+        nft(
+            f" chain o {{{{\n  type filter hook output priority 0;\n  udp sport {PORT} drop\n  tcp sport {TCP_PORT} drop\n }}}}"
+        ),
+        NFT_UNDO,
+        lo=False,
+    ),
+    "a firewall that lets in the two ports and what is established": Row(
+        nft(
+            INPUT
+            % (
+                "drop",
+                (
+                    '  iifname "lo" accept\n  ct state established,related accept\n'
+                    f"  udp dport {PORT} accept\n  tcp dport {TCP_PORT} accept\n  meta l4proto icmpv6 accept"
+                ),
+            )
+        ),
+        NFT_UNDO,
+        udp=True,
+        tcp=True,
+    ),
+    "wg-quick's rules": Row(WG_QUICK, WG_QUICK_UNDO),
+    "wg-quick's rules, device marks its packets": Row(
+        (*WG_QUICK, "wg set wg0 fwmark 51820"), ("wg set wg0 fwmark 0", *WG_QUICK_UNDO), v6=(True, False)
+    ),
+    "wg-quick whole: rules, device mark, connection mark, src_valid_mark": Row(
+        (*WG_QUICK, "wg set wg0 fwmark 51820", *nft(CONNMARK)),
+        ("wg set wg0 fwmark 0", *NFT_UNDO, *WG_QUICK_UNDO),
+        svm=1,
+        v6=(True, False),
+    ),
+    "wg-quick's rules, replies pinned": Row(
+        (*WG_QUICK, "ip -{F} rule add from {pod} lookup main priority 100"),
+        ("ip -{F} rule del priority 100", *WG_QUICK_UNDO),
+        udp=True,
+        tcp=True,
+    ),
+    "wg-quick's rules, the two ports pinned": Row(
+        (
+            *WG_QUICK,
+            f"ip -{{F}} rule add ipproto tcp sport {TCP_PORT} lookup main priority 100",
+            f"ip -{{F}} rule add ipproto udp sport {PORT} lookup main priority 101",
+        ),
+        ("ip -{F} rule del priority 100", "ip -{F} rule del priority 101", *WG_QUICK_UNDO),
+        udp=True,
+        tcp=True,
+    ),
+    "mark in OUTPUT only": Row((*WG_QUICK, *nft(OUTPUT_MARK)), (*NFT_UNDO, *WG_QUICK_UNDO), v6=(True, True)),
+    "mark in OUTPUT and PREROUTING": Row(
+        (*WG_QUICK, *nft(OUTPUT_MARK + "\n" + PREROUTING_MARK)), (*NFT_UNDO, *WG_QUICK_UNDO), v6=(True, True)
+    ),
+    "mark in OUTPUT and PREROUTING, src_valid_mark": Row(
+        (*WG_QUICK, *nft(OUTPUT_MARK + "\n" + PREROUTING_MARK)), (*NFT_UNDO, *WG_QUICK_UNDO), udp=True, tcp=True, svm=1
+    ),
+    "default route gone": Row(("ip -{F} route del default",), ("ip -{F} route add default {default}",)),
+}
+
+
+def spelled(lines: tuple[str, ...], stand: Stand, family: int) -> list[str]:
+    words = {
+        "F": family,
+        "ip": "ip" if family == 4 else "ip6",
+        "tables": "iptables" if family == 4 else "ip6tables",
+        "pod": stand.net.pod_address(family),
+        "default": DEFAULT[stand.net.shape][family],
+    }
+    return [line.format(**words) for line in lines]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_door_sees_what_an_outside_client_sees(stand, name):
+    """In this state door and outside client agree, for UDP and TCP, IPv4 and IPv6, and `lo` claims that all is well."""
+    row = ROWS[name]
+    stand.rp_filter(1, row.svm)
+
+    async def compare():
+        async with stand.door() as door:
+            for family in row.families:
+                udp, tcp = row.v6 if family == 6 and row.v6 is not None else (row.udp, row.tcp)
+                with stand.state(spelled(row.do, stand, family), spelled(row.undo, stand, family)):
+                    seen = await asyncio.gather(stand.look(door, family, "udp"), stand.look(door, family, "tcp"))
+                    if not all(each.door for each in seen) and not await door.verify():
+                        # As the agent does: a red is believed only from a door that stands.
+                        await door.repair()
+                        seen = await asyncio.gather(stand.look(door, family, "udp"), stand.look(door, family, "tcp"))
+                    where = f"{name}, IPv{family}: {seen}; {await door.counters(family)}"
+                    assert [each.outside for each in seen] == [udp, tcp], where
+                    assert [each.door for each in seen] == [udp, tcp], where
+                    assert [each.lo for each in seen] == [row.lo, row.lo], where
+
+    try:
+        stand.pod.acall(compare)
+    finally:
+        stand.rp_filter(1)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_rate_limit_is_met_as_a_client_meets_it(stand, family):
+    """`limit rate over 1/hour burst 2 packets drop`: two handshakes pass, the third does not; over `lo` all do."""
+    ip = "ip" if family == 4 else "ip6"
+    # 148 bytes of initiation and 8 of header: the limit counts handshakes.
+    rule = '  iifname "eth0" udp length 156 limit rate over 1/hour burst 2 packets drop'
+    do = (
+        f"nft -f - <<'E'\ntable {ip} foreign {{\n chain c {{\n  type filter hook input priority 0;\n{rule}\n }}\n}}\nE",
+    )
+    undo = (f"nft delete table {ip} foreign",)
+
+    async def compare():
+        async with stand.door() as door:
+            for who, expected in (("door", [True, True, False]), ("outside", [True, True, False]), ("lo", [True] * 3)):
+                with stand.state(do, undo):
+                    seen = [await stand._handshake(who, family, door) for _ in range(3)]
+                assert seen == expected, who
+
+    stand.pod.acall(compare)
