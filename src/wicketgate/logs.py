@@ -13,8 +13,8 @@ LogFormat = Literal["json", "console"]
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger whose lines carry `logger=name`."""
-    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(logger=name))
+    """A logger whose lines carry `room=name` (`logger` is a parameter of structlog itself)."""
+    return cast("structlog.stdlib.BoundLogger", structlog.get_logger(room=name))
 
 
 def _drop_secrets(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

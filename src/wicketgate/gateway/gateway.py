@@ -1,0 +1,512 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper of `wicket up`: it owns the tunnel, from a wg-quick file to the kernel and back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+
+from wicketgate.clock import Clock
+from wicketgate.config import wgquick
+from wicketgate.config.model import Peer
+from wicketgate.config.settings import GatewaySettings, Level, Role, Strategy
+from wicketgate.config.wgquick import WgQuickConfig
+from wicketgate.errors import InputError, StateError
+from wicketgate.gateway import endpoints, firewall
+from wicketgate.gateway.desired import Desired, desire
+from wicketgate.gateway.forwarding import Forwarding
+from wicketgate.gateway.hooks import run_hooks
+from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
+from wicketgate.gateway.live import Live, read_live
+from wicketgate.gateway.peers import peer_changes
+from wicketgate.gateway.saving import save_config
+from wicketgate.gateway.steps import Step, rule_step, tunnel_steps
+from wicketgate.health.cause import Cause
+from wicketgate.health.check import CheckResult, State
+from wicketgate.health.target import ProbeTarget
+from wicketgate.kernel.inotify import watch_directory
+from wicketgate.kernel.netlink import Netlink
+from wicketgate.kernel.nft import nft_apply, nft_delete_table, nft_list_table
+from wicketgate.kernel.ownership import LINK_ALIAS
+from wicketgate.kernel.plan import Plan
+from wicketgate.kernel.wireguard import WireGuardBackend, choose_backend, find_backend
+from wicketgate.logs import get_logger
+from wicketgate.netpath.snapshot import WireGuardState
+from wicketgate.wireguard.device import DeviceConfig, PeerConfig
+from wicketgate.wireguard.keys import PresharedKey, PublicKey
+
+_log = get_logger("gateway")
+
+_RESOLVE_EVERY = 30.0  # seconds between looks at silent peers with named endpoints
+_FRESH_HANDSHAKE = 180.0  # seconds; REJECT_AFTER_TIME: an older session carries nothing
+_STIR_AFTER = 120.0  # seconds; REKEY_AFTER_TIME: traffic after that makes the device shake hands again
+_DISCARD = 9  # RFC 863
+_LEVELS = {Level.HANDSHAKE: "handshake", Level.TUNNEL: "tunnel", Level.EGRESS: "egress"}
+
+
+def load(path: str) -> WgQuickConfig:
+    """Read a wg-quick file, and say what is doubtful about it.
+
+    Raises:
+        InputError: it cannot be read, or is not one; every problem with file and line.
+    """
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(wgquick.MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name a readable wg-quick file") from error
+    config = wgquick.parse(content, path=path)
+    directory = stat.S_IMODE(os.stat(Path(path).resolve().parent).st_mode)
+    for warning in (wgquick.mode_warning(mode, path=path, directory_mode=directory), *config.warnings):
+        if warning is not None:
+            _log.warning(str(warning))
+    return config
+
+
+class Gateway:
+    """Owns one tunnel."""
+
+    def __init__(self, path: str, settings: GatewaySettings, *, netlink: Netlink, clock: Clock) -> None:
+        self.ifname = wgquick.interface_name(path)
+        self._path = path
+        self._settings = settings
+        self._netlink = netlink
+        self._clock = clock
+        self._config = load(path)
+        if self._config.interface.private_key is None:
+            raise InputError(f"{path}: [Interface] has no PrivateKey; a gateway needs one (wg genkey)")
+        self._probe = ProbePeer()
+        self._tally = Tally(clock)
+        self._pins = Pins(netlink, self._tally)
+        self._forwarding = Forwarding(netlink, self.ifname)
+        self.view = View(self._tally)
+        self._backend: WireGuardBackend | None = None
+        self._desired: Desired | None = None
+        self._live: Live | None = None
+        self._table = ""  # our nft table as the kernel lists it
+        self._up = False
+        self._busy = asyncio.Lock()
+        # Keys that the last configuration put on the device: they may be taken off it again.
+        self._ours: set[PublicKey] = set()
+        self._preshared: dict[PublicKey, PresharedKey | None] = {}
+
+    # -- up
+
+    async def start(self, live: Live) -> None:
+        """Put the tunnel up, or take over what a predecessor left.
+
+        Raises:
+            StateError: and nothing of the attempt is left.
+        """
+        link = live.link(self.ifname)
+        fresh = link is None
+        backend = await self._find(live)
+        self._backend = backend
+        await self._desire(live)
+        assert self._desired is not None
+        for warning in self._desired.warnings:
+            _log.warning(warning)
+        if fresh:
+            await run_hooks("PreUp", self._config.interface.pre_up, self.ifname)
+        else:
+            _log.info("taking over the tunnel that is there", interface=self.ifname, backend=backend.kind)
+        plan = Plan()
+        if fresh:
+            plan.add(Step(self._create_spelled(), "device", self._create, lambda: backend.destroy(self.ifname)))
+            plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
+        else:
+            await self._keep_device()
+        for step in tunnel_steps(self._desired, live, self._netlink):
+            plan.add(step)
+        if self._settings.strategy is Strategy.PIN:
+            # Before role exit's rules take effect, so that no reply is lost in between.
+            await self._pins.keep(live, self.ifname)
+        try:
+            if not fresh:
+                # Half of it is there already and serves people: what cannot be completed must not tear it down.
+                await plan.apply()
+            else:
+                plan.add(
+                    Step(
+                        f"nft -f - # table inet {firewall.table_name(self.ifname)}",
+                        "nft",
+                        self._apply_table,
+                        self._delete_table,
+                    )
+                )
+                await plan.apply()
+                await run_hooks("PostUp", self._config.interface.post_up, self.ifname)
+        except BaseException:
+            if fresh:
+                await plan.undo()
+                await self._pins.remove(r for r in our_rules(await read_live(self._netlink)))
+            raise
+        self._up = True
+        if not fresh:
+            await self._apply_table()
+        await self._forwarding.keep(await read_live(self._netlink), self._desired)
+        self.view.device = await backend.get(self.ifname)
+
+    async def _find(self, live: Live) -> WireGuardBackend:
+        link = live.link(self.ifname)
+        if link is None:
+            return await choose_backend(self._settings.userspace.value, netlink=self._netlink)
+        backend = await find_backend(self.ifname, netlink=self._netlink)
+        if backend is None:
+            raise StateError(f"{self.ifname} vanished while it was looked at; try again")
+        if link.alias != LINK_ALIAS and await backend.private_key(self.ifname) not in (
+            self._config.interface.private_key,
+            None,
+        ):
+            raise StateError(
+                f"{self.ifname} is there already and is not ours; it was left alone: use `wicket sidecar` beside whatever"
+                f" made it, or remove it (ip link delete {self.ifname})"
+            )
+        return backend
+
+    def _create_spelled(self) -> str:
+        userspace = self._backend is not None and self._backend.kind == "userspace"
+        return f"wireguard-go {self.ifname}" if userspace else f"ip link add {self.ifname} type wireguard"
+
+    async def _create(self) -> None:
+        assert self._backend is not None
+        await self._backend.create(self.ifname)
+        await self._netlink.set_link(self.ifname, alias=LINK_ALIAS)
+
+    async def _configure_fresh(self) -> None:
+        assert self._backend is not None
+        assert self._desired is not None
+        device = self._desired.device
+        await self._backend.configure(self.ifname, replace(device, peers=(*device.peers, self._probe_config())))
+        self._remember()
+
+    def _probe_config(self) -> PeerConfig:
+        return PeerConfig(
+            self._probe.public_key,
+            preshared_key=self._probe.preshared_key,
+            allowed_ips=tuple(ip_network(p.probe) for p in self._probe.paths),
+            persistent_keepalive=0,
+        )
+
+    def _remember(self) -> None:
+        self._ours = {p.public_key for p in self._config.peers}
+        self._preshared = {p.public_key: p.preshared_key for p in self._config.peers}
+        self._preshared[self._probe.public_key] = self._probe.preshared_key
+        self.view.names = {str(p.public_key): p.name for p in self._config.peers if p.name}
+        self.view.probe = str(self._probe.public_key)
+
+    async def _desire(self, live: Live) -> None:
+        interface = self._config.interface
+        claims = [n for p in self._config.peers for n in p.allowed_ips]
+        self._probe.settle(interface.addresses, claims)
+        self._desired = desire(
+            self._config,
+            ifname=self.ifname,
+            role=self._settings.role,
+            uplinks=live.uplinks(self.ifname),
+            endpoints=await endpoints.resolve(self._config.peers),
+            probe_addresses=[p.probe for p in self._probe.paths],
+        )
+
+    # -- keeping it so
+
+    async def reconcile(self, live: Live) -> bool:
+        """Put right what somebody changed. Serialised with reload and mend."""
+        async with self._busy:
+            if not self._up or self._desired is None or self._backend is None:
+                return False
+            if self._tally.quarrel():
+                await asyncio.sleep(1.0)
+            before, self._live = self._live, live
+            changed = False
+            if live.link(self.ifname) is None:
+                await self._recreate()
+                live = await read_live(self._netlink)
+                changed = True
+            if before is not None and [u.mtu for u in before.uplinks(self.ifname)] != [
+                u.mtu for u in live.uplinks(self.ifname)
+            ]:
+                await self._desire(live)
+            if self._settings.strategy is Strategy.PIN:
+                changed = await self._pins.keep(live, self.ifname) or changed
+            steps = tunnel_steps(self._desired, live, self._netlink)
+            if steps:
+                await self._repair(steps)
+                changed = True
+            if await self._forwarding.keep(live, self._desired):
+                changed = True
+            self._live = live
+            return changed
+
+    async def _recreate(self) -> None:
+        _log.warning("somebody removed the tunnel; it is made anew", interface=self.ifname)
+        self._tally.changed("device")
+        assert self._backend is not None
+        await self._backend.destroy(self.ifname)  # whatever is left of it: a dead process, a dead socket
+        self._backend = await choose_backend(self._settings.userspace.value, netlink=self._netlink)
+        plan = Plan([Step(self._create_spelled(), "device", self._create)])
+        plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
+        await plan.apply()
+        self._tally.repaired("device")
+
+    async def _repair(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            _log.warning("somebody changed what the tunnel needs; it is put right", change=step.spelled)
+            self._tally.changed(step.kind)
+        await Plan(steps).apply()
+        for step in steps:
+            self._tally.repaired(step.kind)
+
+    async def firewall_changed(self) -> bool:
+        """Look whether our own table is as we left it."""
+        async with self._busy:
+            if not self._up or not self._table:
+                return False
+            if await nft_list_table("inet", firewall.table_name(self.ifname)) == self._table:
+                return False
+            _log.warning("somebody changed our nftables table; it is put right", table=firewall.table_name(self.ifname))
+            self._tally.changed("nft")
+            await self._apply_table()
+            self._tally.repaired("nft")
+            return True
+
+    async def mend(self) -> bool:
+        """After a failed probe: look at what sends no events, the device's own settings."""
+        async with self._busy:
+            if not self._up or self._backend is None:
+                return False
+            return await self._keep_device()
+
+    async def _keep_device(self) -> bool:
+        """Give the device what it lacks: key, port, mark, peers; take off what we put there and no longer want."""
+        assert self._backend is not None
+        assert self._desired is not None
+        state = await self._backend.get(self.ifname)
+        want = self._desired.device
+        assert want.private_key is not None
+        wanted_port = want.listen_port or state.listen_port
+        different = (
+            state.public_key != str(want.private_key.public())
+            or state.listen_port != wanted_port
+            or state.fwmark != (want.fwmark or 0)
+        )
+        known = {str(p.public_key) for p in self._config.peers} | {str(self._probe.public_key)}
+        leftovers = {PublicKey.parse(k) for k in old_probes(state, known, [p.probe for p in self._probe.paths])}
+        change = peer_changes(
+            state.peers,
+            (*want.peers, self._probe_config()),
+            removable=self._ours | leftovers,
+            known_preshared=self._preshared or None,
+        )
+        if different:
+            _log.info(
+                "change",
+                did=f"wg set {self.ifname} listen-port {wanted_port} private-key (hidden) fwmark {want.fwmark or 0:#x}",
+            )
+            await self._backend.configure(
+                self.ifname,
+                DeviceConfig(private_key=want.private_key, listen_port=want.listen_port, fwmark=want.fwmark or 0),
+            )
+        for key in change.remove:
+            _log.info("change", did=f"wg set {self.ifname} peer {key} remove")
+            await self._backend.remove_peer(self.ifname, key)
+        if change.configure:
+            for peer in change.configure:
+                if peer.public_key != self._probe.public_key:
+                    _log.info("change", did=f"wg set {self.ifname} peer {peer.public_key} ...")
+            await self._backend.configure(self.ifname, DeviceConfig(peers=change.configure))
+        self._remember()
+        self.view.device = await self._backend.get(self.ifname) if different or change else state
+        if self._up and (different or change):
+            self._tally.changed("device")
+            self._tally.repaired("device")
+        return bool(different or change)
+
+    async def reload(self) -> None:
+        """Read the file again and apply the difference; a bad file changes nothing."""
+        async with self._busy:
+            try:
+                config = load(self._path)
+                if config.interface.private_key is None:
+                    raise InputError(f"{self._path}: [Interface] has no PrivateKey")
+            except InputError as error:
+                _log.error("the new configuration is not taken; the old one goes on", problem=str(error))
+                return
+            if config == self._config:
+                return
+            _log.info("reload", path=self._path)
+            self._ours |= {p.public_key for p in self._config.peers}
+            self._config = config
+            live = await read_live(self._netlink)
+            await self._desire(live)
+            assert self._desired is not None
+            for warning in self._desired.warnings:
+                _log.warning(warning)
+            try:
+                await self._keep_device()
+                await Plan(tunnel_steps(self._desired, live, self._netlink)).apply()
+                await self._apply_table()
+            except StateError as error:
+                _log.error("reload is incomplete; it is tried again when something changes", error=str(error))
+
+    async def serve(self, changed: asyncio.Event) -> None:
+        """Follow the file, and look silent named endpoints up again."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_file(changed), name="file")
+            group.create_task(self._follow_endpoints(), name="endpoints")
+
+    async def _follow_file(self, changed: asyncio.Event) -> None:
+        async with watch_directory(str(Path(self._path).parent)) as touched:
+            while True:
+                await touched.wait()
+                touched.clear()
+                await self.reload()
+                changed.set()
+
+    async def _follow_endpoints(self) -> None:
+        while True:
+            await asyncio.sleep(_RESOLVE_EVERY)
+            if not any(p.endpoint is not None and p.endpoint.address is None for p in self._config.peers):
+                continue
+            try:
+                async with self._busy:
+                    await self._move_endpoints()
+            except StateError as error:
+                _log.warning("endpoints were not looked up", error=str(error))
+
+    async def _move_endpoints(self) -> None:
+        assert self._backend is not None
+        state = await self._backend.get(self.ifname)
+        have = {p.public_key: p for p in state.peers}
+        now = self._clock.wall()
+        quiet: list[Peer] = [p for p in self._config.peers if endpoints.silent(p, have.get(str(p.public_key)), now)]
+        found = await endpoints.resolve(quiet)
+        for peer in quiet:
+            where = found.get(str(peer.public_key))
+            known = have.get(str(peer.public_key))
+            if where is not None and (known is None or known.endpoint != where):
+                _log.info("change", did=f"wg set {self.ifname} peer {peer.public_key} endpoint {peer.endpoint}")
+                moved = PeerConfig(peer.public_key, endpoint=where)
+                await self._backend.configure(self.ifname, DeviceConfig(peers=(moved,)))
+
+    # -- what the prober asks
+
+    async def target(self) -> ProbeTarget:
+        """The tunnel as it should answer now."""
+        if not self._up or self._desired is None or self._backend is None:
+            raise StateError(f"{self.ifname} is not up yet")
+        level = self._settings.effective_level
+        checks = self._given()
+        device = self._desired.device
+        is_exit = self._settings.role is Role.EXIT
+        if is_exit and level is Level.EGRESS:
+            self.view.device = await self._backend.get(self.ifname)
+            checks.append(self._exit_check(self.view.device))
+        port = device.listen_port or (self.view.device.listen_port if self.view.device else 0)
+        egress = self._settings.egress
+        assert device.private_key is not None
+        return ProbeTarget(
+            ifname=self.ifname,
+            level=_LEVELS[level],  # type: ignore[arg-type]
+            public_key=device.private_key.public(),
+            listen_port=port,
+            fwmark=device.fwmark or 0,
+            identity=self._probe.identity,
+            paths=self._probe.paths,
+            egress_paths=() if is_exit else self._probe.paths,
+            outside=(egress.address, egress.port or 0) if egress is not None else None,
+            given=tuple(checks),
+            backend=self._backend.kind,
+        )
+
+    def _given(self) -> list[CheckResult]:
+        """What events have told: the interface and its addresses."""
+        at = self._clock.monotonic()
+        live = self._live
+        link = live.link(self.ifname) if live is not None else None
+        if live is None:
+            return []
+        if link is None:
+            words = f"{self.ifname} is gone"
+            return [CheckResult("interface", State.FAIL, words, cause=Cause.INTERFACE_MISSING, at=at)]
+        if not link.up:
+            words = f"{self.ifname} is down"
+            return [CheckResult("interface", State.FAIL, words, cause=Cause.INTERFACE_DOWN, at=at)]
+        assert self._desired is not None
+        have = {a.interface for a in live.addresses if a.ifname == self.ifname}
+        missing = [str(i) for i in self._desired.addresses if i not in have]
+        if missing:
+            words = f"{self.ifname} lacks {', '.join(missing)}"
+            return [CheckResult("interface", State.FAIL, words, cause=Cause.ADDRESS_MISSING, at=at)]
+        return [CheckResult("interface", State.PASS, f"{self.ifname} is up and has its addresses", at=at)]
+
+    def _exit_check(self, state: WireGuardState) -> CheckResult:
+        """Role exit stands and falls with the peer that takes the default; a handshake is what can be seen of it."""
+        at = self._clock.monotonic()
+        peers = [p for p in state.peers if any(n.prefixlen == 0 for n in p.allowed_ips)]
+        if not peers:
+            words = "no peer takes 0.0.0.0/0 or ::/0"
+            return CheckResult("exit", State.FAIL, words, cause=Cause.NO_PEER_FOR_DESTINATION, at=at)
+        if all(p.endpoint is None for p in peers):
+            words = "the exit peer has no endpoint"
+            return CheckResult("exit", State.FAIL, words, cause=Cause.PEER_WITHOUT_ENDPOINT, at=at)
+        last = max(p.latest_handshake for p in peers)
+        age = self._clock.wall() - last
+        if not last or age > _STIR_AFTER:
+            self._stir()
+        if last and age <= _FRESH_HANDSHAKE:
+            return CheckResult("exit", State.PASS, f"the exit peer shook hands {max(age, 0):.0f} s ago", at=at)
+        words = f"the exit peer has not shaken hands for {age:.0f} s" if last else "the exit peer never shook hands"
+        return CheckResult("exit", State.FAIL, words, cause=Cause.EGRESS_UNREACHABLE, at=at)
+
+    def _stir(self) -> None:
+        """One datagram to nobody through the tunnel: WireGuard shakes hands when there is something to send."""
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.ifname.encode())
+                sock.sendto(b"\0", ("192.0.2.3", _DISCARD))
+        except OSError as error:
+            _log.debug("could not stir the exit peer", error=str(error))
+
+    # -- down
+
+    async def leave(self) -> None:
+        """Take down exactly what was put up."""
+        async with self._busy:
+            if not self._up or self._backend is None:
+                return
+            self._up = False
+            interface = self._config.interface
+            await run_hooks("PreDown", interface.pre_down, self.ifname, must_succeed=False)
+            if interface.save_config:
+                await save_config(self._path, self._config, self._backend, self.ifname, hide=self._probe.public_key)
+            await self._delete_table()
+            live = await read_live(self._netlink)
+            for rule in our_rules(live):
+                step = rule_step("del", rule, self._netlink)
+                await Plan([step]).apply()
+            await self._forwarding.restore()
+            _log.info("change", did=f"ip link delete {self.ifname}")
+            await self._backend.destroy(self.ifname)
+            await self._backend.close()
+            await run_hooks("PostDown", interface.post_down, self.ifname, must_succeed=False)
+
+    # -- the nftables table
+
+    async def _apply_table(self) -> None:
+        assert self._desired is not None
+        await nft_apply(self._desired.nft)
+        self._table = await nft_list_table("inet", firewall.table_name(self.ifname)) or ""
+
+    async def _delete_table(self) -> None:
+        self._table = ""
+        if await nft_list_table("inet", firewall.table_name(self.ifname)) is not None:
+            _log.info("change", did=f"nft delete table inet {firewall.table_name(self.ifname)}")
+            await nft_delete_table("inet", firewall.table_name(self.ifname))

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round of evidence: what a stranger experiences now.
+
+With a door, a round is: for each family of the uplink a fresh handshake as a stranger (new source port, so that a rule
+about new connections is met again), a ping through the tunnel, a TCP connection to our own health port as the load
+balancer, and at level `egress` a datagram out through NAT and back. Without a door the handshake goes over `lo`, which
+is blind to most of what breaks real clients, and questions to the kernel stand in; the verdict says so.
+
+Nothing here decides what "ready" means; the board does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from typing import Protocol
+
+from wicketgate.clock import Clock
+from wicketgate.errors import StateError
+from wicketgate.health.board import Board
+from wicketgate.health.cause import Cause
+from wicketgate.health.check import CheckResult, Evidence, State
+from wicketgate.health.door import Door, NoRouteToStrangers, Outcome
+from wicketgate.health.doors import DoorKeeper
+from wicketgate.health.explain import Explainer
+from wicketgate.health.metrics import Step as RoundTrip
+from wicketgate.health.target import ProbeTarget, Subject, TunnelPath
+from wicketgate.logs import get_logger
+from wicketgate.netpath.snapshot import Family
+from wicketgate.wireguard.client import SyntheticClient
+from wicketgate.wireguard.failure import ProbeFailure, Step
+
+_log = get_logger("probe")
+
+# The device drops a peer's initiations that come less than 20 ms after the last one (HandshakeInitationRate in
+# wireguard-go, INITIATIONS_PER_SECOND in the kernel), so the second family waits a little.
+_HANDSHAKE_SPACING = 0.03  # seconds
+_SHORTEST_TIMEOUT = 0.25  # seconds; a CPU limit can pause a pod for 100 ms at a time
+_LONGEST_TIMEOUT = 1.0
+_ECHO_PAYLOAD = 16  # bytes
+
+_HANDSHAKE_CAUSE = {
+    Step.REFUSED: Cause.NO_LISTENER,
+    Step.UNREACHABLE: Cause.REPLY_UNROUTABLE,
+    Step.WRONG_PSK: Cause.KEY_MISMATCH,
+    Step.MALFORMED: Cause.KEY_MISMATCH,
+}
+
+
+class Timings(Protocol):
+    """Where round trips are counted."""
+
+    def observe_round_trip(self, step: RoundTrip, seconds: float) -> None:
+        """One round trip of a step (handshake, tunnel, egress, tcp)."""
+        ...
+
+
+class Prober:
+    """Makes rounds and publishes them."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        board: Board,
+        doors: DoorKeeper,
+        explainer: Explainer,
+        health_port: int,
+        interval: float,
+        clock: Clock,
+        timings: Timings | None = None,
+    ) -> None:
+        self._subject = subject
+        self._board = board
+        self._doors = doors
+        self._explainer = explainer
+        self._health_port = health_port
+        self._timeout = min(max(0.6 * interval, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
+        self._clock = clock
+        self._timings = timings
+        self._client: SyntheticClient | None = None
+        self._client_of: object = None
+        self._last_handshake = float("-inf")
+
+    async def round(self) -> bool:
+        """Probe and publish.
+
+        Returns:
+            True when something was mended meanwhile and the namespace should be looked at again.
+        """
+        self._board.beat()
+        try:
+            target = await self._subject.target()
+            results, evidence = await self._results(target)
+            mended = False
+            if any(r.state is not State.PASS for r in results):
+                mended = await self._subject.mend()
+                mended = await self._doors.verify() or mended
+                if mended:
+                    target = await self._subject.target()
+                    results, evidence = await self._results(target)
+        except StateError as error:
+            self._board.publish([self._unknown("state", str(error))], "tunnel", "model")
+            return False
+        self._board.publish(results, target.level, evidence, backend=target.backend)
+        return mended
+
+    # -- what a round consists of
+
+    async def _results(self, target: ProbeTarget) -> tuple[list[CheckResult], Evidence]:
+        results = list(target.given)
+        families = self._doors.families()
+        if not families:
+            results.append(
+                self._fail("uplink", Cause.ADDRESS_MISSING, "no uplink has an address a stranger can send to")
+            )
+            return results, "model"
+        if target.level == "port":
+            return results + await self._port(target), "port"
+        if target.identity is None or target.public_key is None:
+            results.append(self._unknown("handshake", "no probe peer is on the device: nothing can be proved"))
+            return results + await self._model(target), "model"
+        evidence: Evidence = "door"
+        for family in families:
+            door = self._doors.door(family)
+            if door is not None:
+                results += await self._through_door(target, family, door)
+            elif self._doors.demanded:
+                why = self._doors.reason(family)
+                results.append(
+                    self._unknown(f"handshake-ipv{family}", f"the door was demanded and is not there: {why}")
+                )
+            else:
+                evidence = "model"
+                results += await self._over_loopback(target, family)
+        if evidence == "model":
+            results += await self._model(target)
+        if target.outside is not None:
+            results.append(await self._outside(target))
+        return results, evidence
+
+    async def _through_door(self, target: ProbeTarget, family: Family, door: Door) -> list[CheckResult]:
+        name = f"handshake-ipv{family}"
+        try:
+            sock = door.udp_socket(family, target.listen_port)
+        except NoRouteToStrangers as error:
+            # A client's answer would meet the same missing route: this is a finding, not a failure of the probe.
+            return [await self._explained(self._fail(name, Cause.REPLY_UNROUTABLE, str(error)), target, family)]
+        except StateError as error:
+            return [self._unknown(name, str(error))]
+        with sock:
+            results = await self._session(target, sock, f"ipv{family}", f"as a stranger on {door.uplink}")
+            if results[-1].state is State.PASS and target.level == "egress":
+                results += [
+                    await self._egress(target, path, door) for path in target.egress_paths if path.family == family
+                ]
+        results.append(await self._balancer(family, door))
+        return [await self._explained(r, target, family) for r in results]
+
+    async def _over_loopback(self, target: ProbeTarget, family: Family) -> list[CheckResult]:
+        address = self._doors.address(family)
+        try:
+            sock = socket.socket(
+                socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            )
+        except OSError as error:
+            return [self._unknown(f"handshake-ipv{family}", f"no socket for the probe: {error.strerror}")]
+        with sock:
+            try:
+                sock.connect((str(address), target.listen_port))
+            except OSError as error:
+                return [self._unknown(f"handshake-ipv{family}", f"no way over lo: {error.strerror}")]
+            return await self._session(target, sock, f"ipv{family}", "over lo")
+
+    async def _session(self, target: ProbeTarget, sock: socket.socket, suffix: str, how: str) -> list[CheckResult]:
+        """Handshake, and at level tunnel and egress a ping of each tunnel address."""
+        client = self._client_for(target)
+        client.attach(sock)
+        await self._space()
+        try:
+            done = await client.handshake(self._timeout)
+        except ProbeFailure as failure:
+            cause = _HANDSHAKE_CAUSE.get(failure.step, Cause.HANDSHAKE_SILENT)
+            return [
+                self._fail(f"handshake-{suffix}", cause, f"no handshake {how}: {failure.meaning}", step=failure.step)
+            ]
+        finally:
+            self._last_handshake = self._clock.monotonic()
+        self._observe("handshake", done.rtt)
+        words = f"handshake {how}" + (", under load (answered with a cookie first)" if done.under_load else "")
+        results = [self._pass(f"handshake-{suffix}", words, done.rtt)]
+        if target.level == "handshake":
+            return results
+        if not target.paths:
+            return [
+                *results,
+                self._fail(f"tunnel-{suffix}", Cause.ADDRESS_MISSING, "the tunnel has no address to ping"),
+            ]
+        slowest = 0.0
+        try:
+            for path in target.paths:
+                slowest = max(slowest, await client.ping(path.probe, path.gateway, self._timeout))
+        except ProbeFailure as failure:
+            return [*results, self._fail(f"tunnel-{suffix}", Cause.TUNNEL_SILENT, f"no echo {how}: {failure.meaning}")]
+        self._observe("tunnel", slowest)
+        return [*results, self._pass(f"tunnel-{suffix}", f"echo through the tunnel {how}", slowest)]
+
+    async def _egress(self, target: ProbeTarget, path: TunnelPath, door: Door) -> CheckResult:
+        name = f"egress-ipv{path.family}"
+        out = door.out_target(path.family)
+        payload = secrets.token_bytes(_ECHO_PAYLOAD)
+        try:
+            seconds = await self._client_for(target).udp_echo(
+                path.probe, out.sport, out.address, out.dport, payload, self._timeout
+            )
+        except ProbeFailure as failure:
+            return self._fail(
+                name, Cause.EGRESS_UNREACHABLE, f"nothing came back from outside {door.uplink}: {failure.meaning}"
+            )
+        self._observe("egress", seconds)
+        return self._pass(name, f"out by {door.uplink}, translated, and back", seconds)
+
+    async def _balancer(self, family: Family, door: Door) -> CheckResult:
+        """Our own health port, as the load balancer reaches it."""
+        name = f"balancer-ipv{family}"
+        if not door.tcp_supported:
+            where = self._doors.uplink(family), self._doors.address(family)
+            return await self._explainer.balancer(family, *where, self._board.now())
+        try:
+            answer = await door.tcp_check(family, self._health_port, self._timeout, http_path="/livez")
+        except NoRouteToStrangers as error:
+            return self._fail(name, Cause.REPLY_UNROUTABLE, str(error))
+        except StateError as error:
+            return self._unknown(name, str(error))
+        words = f"as the load balancer on {door.uplink}: {answer.meaning}"
+        # Any status is an answer: what /livez says is the kubelet's business, here the way counts.
+        if answer.outcome is Outcome.ANSWERED:
+            self._observe("tcp", answer.seconds)
+            return self._pass(name, words, answer.seconds)
+        return self._fail(
+            name, Cause.NO_LISTENER if answer.outcome is Outcome.REFUSED else Cause.REPLY_UNROUTABLE, words
+        )
+
+    async def _outside(self, target: ProbeTarget) -> CheckResult:
+        assert target.outside is not None
+        address, port = target.outside
+        path = next((p for p in target.paths if p.family == address.version), None)
+        if path is None:
+            return self._fail("outside", Cause.EGRESS_UNREACHABLE, f"the tunnel has no IPv{address.version}")
+        client = self._client_for(target)
+        try:
+            if port:
+                seconds = await client.tcp_syn(path.probe, address, port, self._timeout)
+            else:
+                seconds = await client.ping(path.probe, address, self._timeout)
+        except ProbeFailure as failure:
+            return self._fail(
+                "outside", Cause.EGRESS_UNREACHABLE, f"the outside host through the tunnel: {failure.meaning}"
+            )
+        return self._pass("outside", "the outside host answered through the tunnel", seconds)
+
+    async def _model(self, target: ProbeTarget) -> list[CheckResult]:
+        results = []
+        for family in self._doors.families():
+            where = self._doors.uplink(family), self._doors.address(family)
+            results += await self._explainer.all(target, family, *where, self._board.now())
+        return results
+
+    async def _port(self, target: ProbeTarget) -> list[CheckResult]:
+        """The weakest promise: bound ports and routing, nothing that was tried."""
+        results = []
+        for family in self._doors.families():
+            uplink, address = self._doors.uplink(family), self._doors.address(family)
+            results.append(await self._explainer.listener(target, family, address, self._board.now()))
+            results.append(await self._explainer.balancer(family, uplink, address, self._board.now()))
+        return results
+
+    async def _explained(self, result: CheckResult, target: ProbeTarget, family: Family) -> CheckResult:
+        """A red door says that it is closed; the kernel's own answers often say why."""
+        if result.state is not State.FAIL:
+            return result
+        with contextlib.suppress(StateError):
+            where = self._doors.uplink(family), self._doors.address(family)
+            why = await self._explainer.why(target, family, *where, self._board.now())
+            if why is not None and why.cause is not None:
+                return self._fail(result.name, why.cause, f"{result.evidence}; {why.evidence}")
+        return result
+
+    # -- small things
+
+    def _client_for(self, target: ProbeTarget) -> SyntheticClient:
+        assert target.identity is not None
+        assert target.public_key is not None
+        key = (target.identity, target.public_key)
+        if self._client is None or self._client_of != key:
+            if self._client is not None:
+                self._client.close()
+            self._client = SyntheticClient(
+                target.identity.private_key, target.public_key, target.identity.preshared_key, self._clock
+            )
+            self._client_of = key
+        return self._client
+
+    async def _space(self) -> None:
+        wait = self._last_handshake + _HANDSHAKE_SPACING - self._clock.monotonic()
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    def _observe(self, step: RoundTrip, seconds: float) -> None:
+        if self._timings is not None:
+            self._timings.observe_round_trip(step, seconds)
+
+    def _pass(self, name: str, evidence: str, seconds: float | None = None) -> CheckResult:
+        return CheckResult(name, State.PASS, evidence, at=self._board.now(), seconds=seconds)
+
+    def _fail(self, name: str, cause: Cause, evidence: str, **detail: str) -> CheckResult:
+        return CheckResult(name, State.FAIL, evidence, cause=cause, detail=detail, at=self._board.now())
+
+    def _unknown(self, name: str, evidence: str) -> CheckResult:
+        return CheckResult(name, State.UNKNOWN, evidence, cause=Cause.STATE_UNREADABLE, at=self._board.now())
