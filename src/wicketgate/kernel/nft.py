@@ -67,10 +67,14 @@ def _refusal(script: str, done: Completed) -> NftRefused:
     lines = script.splitlines()
     for line in said.splitlines():
         found = _LOCATION.match(line.strip())
-        if found and not _is_json(script):
-            number = int(found.group(1))
-            text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-            return NftRefused(found.group(4), line=number, text=text, code=code)
+        if found is None:
+            continue
+        if _is_json(script):
+            # Positions in JSON mean nothing: nft counts them in what it made of it.
+            return NftRefused(found.group(4), code=code)
+        number = int(found.group(1))
+        text = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        return NftRefused(found.group(4), line=number, text=text, code=code)
     first = next((line.strip() for line in said.splitlines() if line.strip()), said)
     return NftRefused(first, code=code)
 
@@ -79,7 +83,8 @@ async def nft_apply(script: str, *, check: bool = False, timeout: float = 10.0) 
     """Apply a script, all of it or nothing.
 
     Args:
-        script: nft's language or its JSON (told by the first character).
+        script: nft's language or its JSON (told by the first character). Prefer the language: nft 1.0.6 takes a JSON
+            chain with a hook but without `prio` for a chain without a hook, and says nothing.
         check: only ask whether it would be taken (`nft -c`).
         timeout: seconds.
 
