@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +14,12 @@ from ipaddress import ip_address
 
 import pytest
 
+from wicketgate.clock import SystemClock
 from wicketgate.lab.host import Host, wire
 from wicketgate.wireguard.client import HandshakeDone, ProbeFailure, Step, SyntheticClient
+from wicketgate.wireguard.cookie import CookieJar
 from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
+from wicketgate.wireguard.messages import Initiation
 
 PORT = 51820
 SERVER4, CLIENT4 = "198.51.100.1", "198.51.100.2"
@@ -164,3 +169,109 @@ def test_no_echo(world: World):
             assert caught.value.step is Step.NO_ECHO
 
     world.run(unanswered)
+
+
+@pytest.mark.parametrize(("own", "there"), [(OWN4, TUNNEL4), (OWN6, TUNNEL6)], ids=["v4", "v6"])
+def test_tcp_syn(world: World, own, there):
+    """A SYN through the tunnel is answered by an open port and refused by a closed one; no connection stays behind."""
+    family = socket.AF_INET6 if there.version == 6 else socket.AF_INET
+
+    def listen() -> socket.socket:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.bind((str(there), 9000))
+        listener.listen()
+        return listener
+
+    async def both(client: SyntheticClient):
+        await client.handshake(5)
+        seconds = await client.tcp_syn(own, there, 9000, 5)
+        with pytest.raises(ProbeFailure) as caught:
+            await client.tcp_syn(own, there, 9001, 5)
+        return seconds, caught.value.step
+
+    with world.server.call(listen):
+        seconds, step = world.run(both)
+        half_open = ("ss", "-Htan", "state", "syn-recv")
+        wait_until(
+            lambda: not world.server.run(*half_open).stdout.strip(), "the RST has ended the half-open connection"
+        )
+    assert 0 < seconds < 5
+    assert step is Step.TCP_REFUSED
+
+
+def test_udp_echo(world: World):
+    """A datagram that an echo service behind the tunnel returns is timed."""
+    echo = world.server.call(lambda: bound(str(TUNNEL4), 7007))
+
+    async def once(client: SyntheticClient):
+        loop = asyncio.get_running_loop()
+
+        async def serve():
+            data, sender = await loop.sock_recvfrom(echo, 2048)
+            await loop.sock_sendto(echo, data, sender)
+
+        await client.handshake(5)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve())
+            return await client.udp_echo(OWN4, 7007, TUNNEL4, 7007, b"there and back", 5)
+
+    with echo:
+        assert 0 < world.run(once) < 5
+
+
+def bound(address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock.bind((address, port))
+    return sock
+
+
+def test_cookie_under_load(world: World):
+    """A server that a flood of initiations has loaded answers with a cookie; the client comes again with mac2, gets
+    its handshake, and says that the server is under load.
+    """
+    jar = CookieJar(world.server_key, SystemClock())
+    flood = [
+        jar.sign(Initiation(number, secrets.token_bytes(32), bytes(48), bytes(28)).encode()) for number in range(3000)
+    ]
+
+    async def under_fire(client: SyntheticClient):
+        with closing(world.socket()) as other:
+            other.setblocking(True)
+            for _ in range(20):
+                for message in flood:
+                    other.send(message)
+                done = await client.handshake(10)
+                if done.under_load:
+                    return await client.ping(OWN4, TUNNEL4, 5)
+        return None
+
+    assert world.run(under_fire), "no cookie in twenty bursts of 3000 initiations"
+
+
+def test_a_packet_that_cannot_be_sent(world: World):
+    """What the own machine forbids or cannot route is said as such, not as silence."""
+    rules = "table ip t {\n chain o {\n type filter hook output priority 0;\n udp dport 51820 drop\n }\n}\n"
+    world.client.run("nft", "-f", "-", stdin=rules)
+    assert world.fails(short_handshake).step is Step.UNREACHABLE
+    assert "not permitted" in world.fails(short_handshake).meaning
+
+
+def test_the_wall_clock_set_back(world: World):
+    """A client whose wall clock jumps back goes on shaking hands: its timestamps do not go back."""
+
+    class Jumping(SystemClock):
+        def __init__(self) -> None:
+            self.back = 0.0
+
+        def wall(self) -> float:
+            return super().wall() - self.back
+
+    clock = Jumping()
+
+    async def jump(client: SyntheticClient):
+        await client.handshake(5)
+        clock.back = 1e6
+        await client.handshake(5)
+        await client.handshake(5)
+
+    world.run(jump, clock=clock)

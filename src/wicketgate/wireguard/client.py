@@ -20,7 +20,13 @@ from typing import TypeVar
 
 from wicketgate.clock import Clock, SystemClock
 from wicketgate.wireguard import packets
-from wicketgate.wireguard.constants import INITIATION_INTERVAL, REJECT_AFTER_TIME, REKEY_TIMEOUT, MessageType
+from wicketgate.wireguard.constants import (
+    INITIATION_INTERVAL,
+    INITIATION_MARGIN,
+    REJECT_AFTER_TIME,
+    REKEY_TIMEOUT,
+    MessageType,
+)
 from wicketgate.wireguard.cookie import CookieJar, Mac1Check
 from wicketgate.wireguard.failure import ProbeFailure, Step
 from wicketgate.wireguard.handshake import Identity, Initiator, ResponseVerdict
@@ -82,7 +88,7 @@ class SyntheticClient:
         self._timestamps = Tai64nClock(self._clock)
         self._socket: socket.socket | None = None
         self._session: Session | None = None
-        self._last_initiation = float("-inf")
+        self._not_before = float("-inf")  # monotonic; earlier initiations would be dropped as a flood
         self._turn = asyncio.Lock()
         self._echo_identifier = secrets.randbelow(1 << 16)
         self._echo_sequence = 0
@@ -115,11 +121,12 @@ class SyntheticClient:
                 initiator, sent = await self._initiate(deadline)
                 until = min(deadline, sent + (_LOADED_RETRY if under_load else REKEY_TIMEOUT))
                 while (data := await self._receive(until)) is not None:
+                    arrived = self._clock.monotonic()
                     kind = message_type(data)
                     if kind is MessageType.RESPONSE:
-                        verdict = self._respond(initiator, data)
+                        verdict = self._respond(initiator, data, arrived)
                         if verdict is ResponseVerdict.ACCEPTED:
-                            return HandshakeDone(self._clock.monotonic() - sent, under_load)
+                            return HandshakeDone(arrived - sent, under_load)
                         if verdict is ResponseVerdict.NOT_OPENED:
                             raise ProbeFailure(Step.WRONG_PSK)
                         malformed |= verdict is None
@@ -231,25 +238,27 @@ class SyntheticClient:
     # -- handshake ------------------------------------------------------------------------------------------------
 
     async def _initiate(self, deadline: float) -> tuple[Initiator, float]:
-        # Deliberately before anything is computed: the timestamp must be younger than the last initiation's by more
-        # than one step, and the server drops what comes faster.
-        pause = self._last_initiation + INITIATION_INTERVAL - self._clock.monotonic()
+        # Before anything is computed, so that the timestamp is that of the sending.
+        pause = self._not_before - self._clock.monotonic()
         if pause > 0:
             await asyncio.sleep(min(pause, max(0.0, deadline - self._clock.monotonic())))
         initiator = Initiator(self._identity, secrets.randbits(32))
         message = self._cookies.sign(initiator.create_initiation(self._timestamps.now()).encode())
-        self._last_initiation = sent = self._clock.monotonic()
+        sent = self._clock.monotonic()
+        self._not_before = sent + INITIATION_INTERVAL + INITIATION_MARGIN
         await self._send(message)
         return initiator, sent
 
-    def _respond(self, initiator: Initiator, data: bytes) -> ResponseVerdict | None:
+    def _respond(self, initiator: Initiator, data: bytes, now: float) -> ResponseVerdict | None:
         """None: addressed to this handshake, yet not sealed for us."""
         response = Response.parse(data)
         if response is None or response.receiver != initiator.index:
             return ResponseVerdict.NOT_OURS
         if not self._mac1.fits(data):
             return None
-        verdict, session = initiator.consume_response(response, self._clock.monotonic())
+        # The server counts from when it read the initiation, which was before now, however slow the way was.
+        self._not_before = now + INITIATION_INTERVAL + INITIATION_MARGIN
+        verdict, session = initiator.consume_response(response, now)
         if session is not None:
             self._session = session
             self._owes_answer = False
@@ -278,11 +287,12 @@ class SyntheticClient:
             await self._send_sealed(request)
             detail = f"waited {timeout:g} s"
             while (data := await self._receive(deadline)) is not None:
+                arrived = self._clock.monotonic()
                 packet = self._open(data)
                 if packet is None or packet.destination != source:
                     continue
                 if packet.source == destination and (found := match(packet)) is not None:
-                    return found, self._clock.monotonic() - started
+                    return found, arrived - started
                 error = packets.parse_unreachable(packet)
                 if error is not None and packets.quotes(error.about, request):
                     detail = f"{packet.source} answered: destination unreachable, code {error.code}"

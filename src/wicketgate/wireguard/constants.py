@@ -32,5 +32,7 @@ COOKIE_LIFE = 115.0
 
 # Servers drop initiations of one peer that come faster than this (Linux messages.h, INITIATIONS_PER_SECOND = 50).
 INITIATION_INTERVAL = 1 / 50  # seconds
+# The kernel measures that with its coarse clock (noise.c, ktime_get_coarse_boottime_ns): one tick of HZ=100 more.
+INITIATION_MARGIN = 1 / 100  # seconds
 
 PADDING = 16  # bytes; section 5.4.6
