@@ -158,6 +158,40 @@ def test_new_targets_move_no_flow(world):
     world.run(story)
 
 
+def test_replacing_the_table_loses_nothing(world):
+    """While targets come and go, an old flow loses no packet and every new flow is served at once."""
+    one, two = world.pods
+    one.good()
+
+    async def story():
+        stop = asyncio.Event()
+        old, answers = world.flow(), []
+
+        async def traffic():
+            while not stop.is_set():
+                answers.append(await ask(old, world.net.vips[0], b"%d" % len(answers)))
+                answers.append(await ask(world.flow(), world.net.vips[0]))
+
+        async with running(replace(world.settings, deregistration_delay=0.0), one.target) as balancer:
+            await reach(balancer, one, State.HEALTHY)
+            sending = asyncio.create_task(traffic())
+            for _ in range(3):
+                await balancer.register(two.target)
+                two.good()
+                await reach(balancer, two, State.HEALTHY)
+                two.bad()
+                await balancer.deregister(two.target)
+                await reach(balancer, two, None)
+            stop.set()
+            await sending
+        assert len(answers) > 30
+        assert set(answers[0::2]) == {"one"}
+        # A new flow may meet `two`, also while it drains: the echo answers all the same. Silence is a loss.
+        assert set(answers[1::2]) <= {"one", "two"}
+
+    world.run(story)
+
+
 def test_unhealthy_targets_flows_move_at_the_next_packet(world):
     """The flows of a target that turned unhealthy go to the other with their next packet, from the same client port."""
     one, two = world.pods
@@ -234,7 +268,7 @@ def test_all_unhealthy_fails_open(world):
 
 
 def test_empty_group_is_silent(world):
-    """Without targets nothing answers: no datagram, no ICMP error, no TCP reset."""
+    """Without targets nothing answers: no datagram, no ICMP error, no TCP reset; nor does a ping."""
     settings = replace(world.settings, listeners=(Listener("udp", PORT), Listener("tcp", 9000, HEALTH)))
 
     async def story():
@@ -252,6 +286,8 @@ def test_empty_group_is_silent(world):
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
             with pytest.raises(BlockingIOError):
                 sock.recv(100)
+            assert world.client.run("ping", "-c1", "-W0.2", world.net.vips[0], check=False).returncode == 1
+            assert world.client.run("ping", "-c1", "-W5", world.net.gateways[0]).returncode == 0
 
     world.run(story)
 
@@ -278,6 +314,28 @@ def test_draining_target_keeps_its_flows_until_the_delay_ends(world):
             assert drained.flows == before.count("one")
             await reach(balancer, one, None)
             assert {await ask(flow, world.net.vips[0], b"3") for flow in flows} == {"two"}
+
+    world.run(story)
+
+
+def test_flows_outlive_the_delay_without_connection_termination(world):
+    """With connection termination off a flow stays at its target after the delay, as long as it is not idle."""
+    one, two = world.pods
+    one.good()
+    settings = replace(world.settings, deregistration_delay=0.1, connection_termination=False)
+
+    async def story():
+        async with running(settings, one.target) as balancer:
+            await reach(balancer, one, State.HEALTHY)
+            sock = world.flow()
+            assert await ask(sock, world.net.vips[0], b"1") == "one"
+            two.good()
+            await balancer.register(two.target)
+            await reach(balancer, two, State.HEALTHY)
+            await balancer.deregister(one.target)
+            await reach(balancer, one, None)
+            assert await ask(sock, world.net.vips[0], b"2") == "one"
+            assert await ask(world.flow(), world.net.vips[0]) == "two"
 
     world.run(story)
 

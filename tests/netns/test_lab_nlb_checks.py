@@ -120,7 +120,7 @@ def test_refused_is_told_from_silence(world, protocol):
         async with running(replace(world.settings, check=check), one.target, two.target) as balancer:
             reason, words = await verdict(balancer, one)
             assert reason is Reason.FAILED_HEALTH_CHECKS
-            assert "ECONNREFUSED" in words
+            assert words == f"Health checks failed: {one.address}:{HEALTH}: Connection refused (ECONNREFUSED)"
             assert (await verdict(balancer, two))[0] is Reason.TIMEOUT
 
     world.run(story, listen=False)

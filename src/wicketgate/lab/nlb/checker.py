@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import socket
 from typing import Final
@@ -112,4 +113,7 @@ def _judge(check: CheckSettings, code: int) -> tuple[Reason | None, str]:
 
 
 def _words(error: OSError) -> str:
-    return f"{error.strerror or error} ({errno.errorcode.get(error.errno or 0, error.errno)})"
+    """As strerror(3) says it; asyncio puts a text of its own into `strerror`."""
+    if error.errno is None:
+        return str(error)
+    return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)})"
