@@ -25,6 +25,7 @@ from wicketgate.lab.host import Host, holder_name
 
 VERSION = 1  # of the record
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+_HOST = re.compile(r"client|internet|nlb|node\d+|pod\d+")  # hosts of a lab; others may be somebody else's holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ def holders(name: str) -> Iterator[tuple[str, ProcessId]]:
             if full is None or entry.stat().st_uid != os.geteuid():
                 continue
             lab, _, host = full.rpartition("-")
-            if lab != name:
+            if lab != name or not _HOST.fullmatch(host):
                 continue
             if os.readlink(entry / "ns/net") == own and os.path.basename(argv[0]) != "unshare":
                 continue  # it may look like a holder, but holds no namespace
