@@ -64,7 +64,7 @@ class Line:
             return cls(raw, Kind.COMMENT if comment else Kind.BLANK, comment=comment)
         if body.startswith("["):
             name = squeeze(body)
-            known = {f"[{s.lower()}]": s for s in SECTIONS}.get(name.lower())
+            known = {f"[{s.lower()}]": s for s in SECTIONS}.get(name.lower() if name.isascii() else "")
             return cls(raw, Kind.SECTION, known or name.strip("[]"), comment=comment)
         equals = raw.find("=", offset, stop)
         if equals < 0:

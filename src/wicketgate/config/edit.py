@@ -8,6 +8,7 @@ same is not touched, so its spelling (`25` beside `0x19`, the order of a list) s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum
 from typing import Literal, TypeAlias
 
@@ -41,7 +42,9 @@ def update(
 
     Args:
         config: what was read.
-        listen_port, fwmark, private_key: the new value; None takes the line away.
+        listen_port: the new value; None takes the line away.
+        fwmark: as above; 0 writes `off`.
+        private_key: as above.
         peers: all the peers there shall be. Those missing here go, those that differ change, new ones come last.
             The name of a peer that is already there stays when the new one has none.
 
@@ -56,19 +59,29 @@ def update(
         draft.set_interface("FwMark", None if fwmark is None else spell_fwmark(fwmark))
     if private_key is not KEEP and private_key != now.private_key:
         draft.set_interface("PrivateKey", None if private_key is None else private_key.expose_base64())
-    if peers is not KEEP:
-        wanted = {p.public_key: p for p in (peers := list(peers))}
-        if len(wanted) != len(peers):
-            raise InputError("peers: a public key is given twice; allowed: one peer a key")
-        there = {p.public_key: p for p in config.peers}
-        for key in [k for k in there if k not in wanted]:
-            draft.remove_peer(key)
-        for key, peer in wanted.items():
-            if key not in there:
-                draft.add_peer(peer)
-            elif peer != there[key]:
-                draft.change_peer(there[key], peer)
-    return parse(draft.text(), path=config.path)
+    if peers is KEEP:
+        return parse(draft.text(), path=config.path)
+    listed = list(peers)
+    wanted = {p.public_key: p for p in listed}
+    if len(wanted) != len(listed):
+        raise InputError("peers: a public key is given twice; allowed: one peer a key")
+    draft.set_peers(config.peers, wanted)
+    result = parse(draft.text(), path=config.path)
+    # A prefix that two sections claimed falls to the other one when its holder goes or gives it up: say so there too.
+    if not _same(result, wanted):
+        draft = _Draft(render(result))
+        draft.set_peers(result.peers, wanted)
+        result = parse(draft.text(), path=config.path)
+    if not _same(result, wanted):
+        raise InputError("peers: no file can say this; allowed: each prefix with one peer, no peer with the own key")
+    return result
+
+
+def _same(config: WgQuickConfig, wanted: dict[PublicKey, Peer]) -> bool:
+    def device(peers: Iterable[Peer]) -> set[Peer]:
+        return {replace(p, name=None, allowed_ips=tuple(sorted(p.allowed_ips, key=str))) for p in peers}
+
+    return device(config.peers) == device(wanted.values())
 
 
 def add_peer(config: WgQuickConfig, peer: Peer) -> WgQuickConfig:
@@ -168,14 +181,18 @@ class _Draft:
         else:
             self._after.setdefault(places[0].last, []).append(f"{key} = {value}{self._newline}")
 
-    def add_peer(self, peer: Peer) -> None:
-        """Append a section."""
-        self._tail.append(peer_section(peer))
-
-    def remove_peer(self, key: PublicKey) -> None:
-        """Drop all of a peer's sections."""
-        for block in self._peers[key]:
-            self._drop(block)
+    def set_peers(self, there: Iterable[Peer], wanted: dict[PublicKey, Peer]) -> None:
+        """Make the peers what they shall be."""
+        old = {p.public_key: p for p in there}
+        for key, places in self._peers.items():
+            if key not in wanted:
+                for block in places:
+                    self._drop(block)
+        for key, peer in wanted.items():
+            if key not in self._peers:
+                self._tail.append(peer_section(peer))
+            elif key not in old or peer != old[key]:  # not in old: it has the interface's own key
+                self._change_peer(old.get(key, Peer(key)), peer)
 
     def _drop(self, block: Block) -> None:
         last = block.last
@@ -196,27 +213,30 @@ class _Draft:
         for index in range(first, last + 1):
             self._lines[index] = None
 
-    def change_peer(self, before: Peer, after: Peer) -> None:
-        """Change the settings that differ. A peer with several sections is drawn together into its first."""
+    def _change_peer(self, before: Peer, after: Peer) -> None:
+        # Only what differs. A peer with several sections is drawn together into its first.
         places = self._peers[after.public_key]
         old, new = dict(peer_settings(before)), dict(peer_settings(after))
-        if len(places) > 1:
-            for block in places[1:]:
-                self._drop(block)
-            for key in ("PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"):
+        several = len(places) > 1
+        for block in places[1:]:
+            self._drop(block)
+        for key in ("PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"):
+            if several or old.get(key) != new.get(key):
                 self._set(places[:1], key, new.get(key))
-        else:
-            for key in ("PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"):
-                if old.get(key) != new.get(key):
-                    self._set(places, key, new.get(key))
-        if after.name is not None and after.name != before.name:
-            self._rename(places[0], after.name)
+        name = after.name or before.name
+        if name is not None and (several or name != before.name):
+            self._rename(places[0], name)
 
     def _rename(self, block: Block, name: str) -> None:
-        for index in (*range(block.header + 1, block.last + 1), *range(block.header - 1, block.above - 1, -1)):
-            line = self._lines[index]
-            if line is not None and line.kind is Kind.COMMENT and explicit_name(line.comment):
-                indent = line.raw[: line.raw.find("#")]
-                self._lines[index] = Line.read(indent + name_comment(name) + (line.newline or self._newline))
-                return
+        inside = range(block.header + 1, block.last + 1)
+        above = range(block.header - 1, block.above - 1, -1)
+        for place in (inside, above):
+            index = next((i for i in place if (at := self._lines[i]) is not None and explicit_name(at.comment)), None)
+            if index is not None:
+                line = self._lines[index]
+                if line is not None and line.kind is Kind.COMMENT:
+                    indent = line.raw[: line.raw.find("#")]
+                    self._lines[index] = Line.read(indent + name_comment(name) + (line.newline or self._newline))
+                    return
+                break
         self._after.setdefault(block.header, []).insert(0, name_comment(name) + self._newline)

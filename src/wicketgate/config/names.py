@@ -27,11 +27,11 @@ _END = re.compile(r"end_peer\b", re.IGNORECASE)
 
 
 def _text(comment: str) -> str:
-    return comment.strip().strip("#").strip()
+    return comment.strip("# \t\v\f\r\n")
 
 
 def _clean(name: str) -> str | None:
-    name = name.strip().strip("\"'").strip()
+    name = name.strip("\"'# \t")
     if not name or len(name) > NAME_CHARACTERS or not name.isprintable() or looks_secret(name):
         return None
     return name

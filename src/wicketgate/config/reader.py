@@ -42,13 +42,13 @@ HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown")
 QUICK_KEYS = ("Address", "MTU", "DNS", "Table", *HOOKS, "SaveConfig")
 KEYS = {INTERFACE: (*QUICK_KEYS, *WG_KEYS[INTERFACE]), PEER: WG_KEYS[PEER]}
 _LISTS = {"Address", "DNS", "AllowedIPs", *HOOKS}
-_MAY_BE_EMPTY = {"Address", "DNS", "AllowedIPs"}
+_MAY_BE_EMPTY = {"Address", "DNS"}  # wg-quick; wg itself knows no empty value
 _UNSET_WHEN_EMPTY = {"MTU", "Table", *HOOKS}  # so does wg-quick
 _UNREADABLE = re.compile(r"[\ud800-\udfff\0]")
 
-MAX_ALLOWED_IPS = (
-    200_000  # of a whole file; a guess with room: three times what 65,536 dual-stack peers need at /32 and /128
-)
+# Of a whole file, guesses with room: 65,536 peers with a /32 and a /128 each, and more addresses than anyone gave.
+MAX_ALLOWED_IPS = 200_000
+MAX_ADDRESSES = 10_000
 
 _KEY_ALLOWED = {
     "PrivateKey": "44 characters of base64, as wg genkey prints",
@@ -61,12 +61,13 @@ _READ_ONE: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MTU": ("mtu", values.mtu),
     "Table": ("table", values.table),
     "SaveConfig": ("save_config", values.boolean),
-    "PersistentKeepalive": ("persistent_keepalive", values.keepalive),
 }
 
 
 def canonical(section: str, key: str) -> str | None:
     """The key as wg(8) and wg-quick(8) spell it, or None when the section has none of that name."""
+    if not key.isascii():  # a Kelvin sign is a k to str.lower, but not to wg
+        return None
     tight = values.squeeze(key).lower()
     for name in WG_KEYS.get(section, ()):
         if name.lower() == tight:
@@ -103,7 +104,7 @@ class Reader:
         self.problems: list[Problem] = []
         self.more = 0
         self.warnings: list[ConfigWarning] = []
-        self._allowed_ips = 0
+        self._count: dict[str, int] = {}
 
     def read(self, lines: tuple[Line, ...]) -> tuple[Interface, tuple[Peer, ...]]:
         """The values. They mean nothing when `problems` is not empty afterwards."""
@@ -148,10 +149,9 @@ class Reader:
 
     def _enter(self, number: int, line: Line, interface: _Section | None) -> _Section:
         if line.name not in SECTIONS:
-            near = did_you_mean(line.name, SECTIONS)
+            near = did_you_mean(line.name, SECTIONS) if self._room() else None  # slow, and not kept
             hint = f"; did you mean [{near}]?" if near else ""
-            read = f"unknown section {shown(line.name)}{hint}" if self._room() else ""
-            self._problem(number, None, "", read, "[Interface] or [Peer]")
+            self._problem(number, None, "", f"unknown section {shown(line.name)}{hint}", "[Interface] or [Peer]")
         if line.name == INTERFACE and interface is not None:
             self._warn(number, f"a second [Interface] section: it goes on with the one of line {interface.line}")
             return interface
@@ -199,13 +199,13 @@ class Reader:
         elif key == "PrivateKey":
             section.single["private_key"] = _key(PrivateKey, value)
         elif key == "Address":
-            for word in values.words(value):
+            for word in self._counted(values.words(value), "addresses", MAX_ADDRESSES):
                 address = values.address(word)
                 if address in section.addresses:
                     self._warn(number, f"[Interface] Address: {address} again, as in line {section.addresses[address]}")
                 section.addresses.setdefault(address, number)
         elif key == "DNS":
-            for word in values.words(value):
+            for word in self._counted(values.words(value), "DNS servers and domains", MAX_ADDRESSES):
                 server = values.dns(word)
                 if isinstance(server, str):
                     section.dns_search[server] = None
@@ -231,15 +231,17 @@ class Reader:
         elif key == "PersistentKeepalive":
             peer.persistent_keepalive = values.keepalive(value)
         elif key == "AllowedIPs":
-            parts = value.split(",")
-            self._allowed_ips += len(parts)
-            if self._allowed_ips > MAX_ALLOWED_IPS:
-                raise BadValue(f"at most {MAX_ALLOWED_IPS} prefixes in a file")
-            for part in parts:
+            for part in self._counted(value.split(","), "prefixes", MAX_ALLOWED_IPS):
                 network, masked = values.allowed_ip(part)
                 if masked:
                     self._warn(number, f"[Peer] AllowedIPs: {shown(part)} has host bits set, taken as {network}")
                 peer.allowed_ips.setdefault(network, number)
+
+    def _counted(self, items: list[str], what: str, most: int) -> list[str]:
+        self._count[what] = self._count.get(what, 0) + len(items)
+        if self._count[what] > most:
+            raise BadValue(f"at most {most} {what} in a file")
+        return items
 
     def _unknown(self, number: int, line: Line, section: _Section) -> None:
         if not self._room():

@@ -19,6 +19,7 @@ from wicketgate.config.problems import did_you_mean, shown
 from wicketgate.config.values import BadValue, ip_literal, number
 from wicketgate.errors import InputError
 from wicketgate.logs import LogFormat
+from wicketgate.wireguard.keys import PrivateKey
 
 _NAME = re.compile(r"[^\s/:\0]{1,15}")
 
@@ -84,7 +85,7 @@ _ALLOWED = {
     "drain": "seconds: 0-3600",
     "log": "json, console",
     "interface": "the name of an interface: 1-15 characters without blanks, / and :",
-    "private_key_file": "the path of a file",
+    "private_key_file": "the path of a file that holds the key, not the key",
     "listen_port": _PORT,
 }
 
@@ -196,8 +197,8 @@ class _Settings(BaseModel):
                 continue
             unbuilt = field == "strategy" and item["type"] == "value_error"
             why = ", which is not built yet" if unbuilt else ""
-            # The path of a key's file is quoted only when it does not look like the key itself.
-            sentences.append(f"{where}: {shown(str(given.get(field, '')))}{why}; allowed: {cls.allowed(field)}")
+            value = shown(str(given.get(field, "")), key=field)  # a key's file may turn out to be the key
+            sentences.append(f"{where}: {value}{why}; allowed: {cls.allowed(field)}")
         return sentences
 
     @classmethod
@@ -245,6 +246,17 @@ class SidecarSettings(_Settings):
         if not _NAME.fullmatch(name) or len(name.encode()) > 15 or name in {".", ".."}:
             raise ValueError("no name of an interface")
         return name
+
+    @field_validator("private_key_file")
+    @classmethod
+    def _file(cls, path: str | None) -> str | None:
+        if path is not None:
+            try:
+                PrivateKey.parse(path)
+            except ValueError:
+                return path
+            raise ValueError("the key itself")
+        return None
 
     @property
     def effective_level(self) -> Level:

@@ -11,8 +11,23 @@ from wicketgate.errors import InputError
 Setting = tuple[str, str]  # key, value
 
 
+def _setting(section: str, key: str, value: str) -> Setting:
+    # A value from elsewhere (a Kubernetes object) must not become a second line, nor lose its end to a comment.
+    if not value or value != value.strip(SPACE) or any(c in value for c in "#\n\0"):
+        # The text stays out of the message: hooks quote secrets.
+        raise InputError(
+            f"[{section}] {key}: a value that a wg-quick file cannot hold; "
+            "allowed: one line without # (which begins a comment, even in quotes) and without blanks around it"
+        )
+    return key, value
+
+
 def interface_settings(interface: Interface) -> list[Setting]:
-    """The settings that differ from a file that does not name them."""
+    """The settings that differ from a file that does not name them.
+
+    Raises:
+        InputError: a value that would not be read back.
+    """
     settings: list[Setting] = [("Address", str(a)) for a in interface.addresses]
     names = [*map(str, interface.dns), *interface.dns_search]
     if names:
@@ -23,27 +38,17 @@ def interface_settings(interface: Interface) -> list[Setting]:
         settings.append(("Table", str(interface.table)))
     if interface.save_config:
         settings.append(("SaveConfig", "true"))
-    for key, hooks in (
-        ("PreUp", interface.pre_up),
-        ("PostUp", interface.post_up),
-        ("PreDown", interface.pre_down),
-        ("PostDown", interface.post_down),
-    ):
-        for hook in hooks:
-            # The text stays out of the message: hooks quote secrets.
-            if "#" in hook or "\n" in hook or "\0" in hook or hook != hook.strip(SPACE) or not hook:
-                raise InputError(
-                    f"[Interface] {key}: a command that a wg-quick file cannot hold; "
-                    "allowed: one line without # (which begins a comment, even in quotes) and without blanks around it"
-                )
-            settings.append((key, hook))
+    settings += [("PreUp", hook) for hook in interface.pre_up]
+    settings += [("PostUp", hook) for hook in interface.post_up]
+    settings += [("PreDown", hook) for hook in interface.pre_down]
+    settings += [("PostDown", hook) for hook in interface.post_down]
     if interface.listen_port is not None:
         settings.append(("ListenPort", str(interface.listen_port)))
     if interface.fwmark is not None:
         settings.append(("FwMark", spell_fwmark(interface.fwmark)))
     if interface.private_key is not None:
         settings.append(("PrivateKey", interface.private_key.expose_base64()))
-    return settings
+    return [_setting("Interface", key, value) for key, value in settings]
 
 
 def spell_fwmark(fwmark: int) -> str:
@@ -52,7 +57,11 @@ def spell_fwmark(fwmark: int) -> str:
 
 
 def peer_settings(peer: Peer) -> list[Setting]:
-    """The settings of a peer; what it does not say is left out."""
+    """The settings of a peer; what it does not say is left out.
+
+    Raises:
+        InputError: a value that would not be read back.
+    """
     settings: list[Setting] = [("PublicKey", str(peer.public_key))]
     if peer.preshared_key is not None:
         settings.append(("PresharedKey", peer.preshared_key.expose_base64()))
@@ -62,7 +71,7 @@ def peer_settings(peer: Peer) -> list[Setting]:
         settings.append(("Endpoint", str(peer.endpoint)))
     if peer.persistent_keepalive is not None:
         settings.append(("PersistentKeepalive", str(peer.persistent_keepalive or "off")))
-    return settings
+    return [_setting("Peer", key, value) for key, value in settings]
 
 
 def name_comment(name: str) -> str:

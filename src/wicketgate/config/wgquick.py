@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from wicketgate.config.document import Line, join
+from wicketgate.config.document import Line, join, split
 from wicketgate.config.model import Interface, IPNetwork, Peer
 from wicketgate.config.problems import ConfigErrors, ConfigWarning, Problem
 from wicketgate.config.reader import Reader
@@ -171,8 +171,7 @@ def _decode(text: str | bytes, path: str) -> str:
 def _bounded_lines(text: str, path: str) -> tuple[Line, ...]:
     if text.count("\n") > MAX_LINES:
         raise _too_much(path, 0, f"more than {MAX_LINES} lines", f"at most {MAX_LINES} lines")
-    raws = re.findall(r"[^\n]*\n|[^\n]+", text)
-    long = [n for n, raw in enumerate(raws, 1) if len(raw) > MAX_LINE_BYTES]
+    long = [n for n, raw in enumerate(text.split("\n"), 1) if len(raw) > MAX_LINE_BYTES]
     if long:
         raise ConfigErrors(
             [
@@ -180,7 +179,7 @@ def _bounded_lines(text: str, path: str) -> tuple[Line, ...]:
                 for n in long
             ]
         )
-    return tuple(map(Line.read, raws))
+    return split(text)
 
 
 def _too_much(path: str, line: int, read: str, allowed: str) -> ConfigErrors:
