@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import select
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -78,82 +79,104 @@ class Tally:
     failed: int = 0
 
 
-class Probe(asyncio.Protocol):
-    """One request on one connection."""
+class Clients:
+    """All clients of a row in one epoll loop: cheap, so that what is measured is the server."""
 
-    def __init__(self, due: float, tally: Tally, done: asyncio.Future[None]) -> None:
-        self.due, self.tally, self.done = due, tally, done
-        self.got = b""
+    def __init__(self, port: int, tally: Tally) -> None:
+        self.port, self.tally = port, tally
+        self.poll = select.epoll()
+        self.probes: dict[int, tuple[socket.socket, float, bytearray]] = {}
+        self.slow: dict[int, socket.socket] = {}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(REQUEST)
+    def connect(self) -> socket.socket:
+        """A connection, whether or not the server has accepted it yet."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.connect(("127.0.0.1", self.port))  # on loopback it returns at once: the kernel answers, not the server
+        sock.setblocking(False)
+        return sock
 
-    def data_received(self, data: bytes) -> None:
-        """Collect the answer."""
-        self.got += data
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        """The server has closed: the answer is complete, or there is none."""
-        if self.got.startswith(b"HTTP/1.1 200 ") and self.got.endswith(b"ok\n"):
-            self.tally.seconds.append(time.perf_counter() - self.due)
-        else:
+    def probe(self, due: float) -> None:
+        """Ask, on a new connection."""
+        try:
+            sock = self.connect()
+        except OSError:
             self.tally.failed += 1
-        if not self.done.done():
-            self.done.set_result(None)
+            return
+        sock.send(REQUEST)
+        self.probes[sock.fileno()] = (sock, due, bytearray())
+        self.poll.register(sock, select.EPOLLIN)
+
+    def begin_slow(self) -> None:
+        """Open a connection and leave its request head unfinished."""
+        sock = self.connect()
+        sock.send(b"GET /healthz HTTP/1.1\r\nX: ")
+        self.slow[sock.fileno()] = sock
+        self.poll.register(sock, select.EPOLLIN)
+
+    def drip(self) -> None:
+        """A byte more of every slow head."""
+        for sock in self.slow.values():
+            with contextlib.suppress(OSError):
+                sock.send(b"y")
+
+    def wait(self, seconds: float) -> None:
+        """Take what has come in, for at most that long."""
+        for fd, _ in self.poll.poll(max(0.0, seconds)):
+            if fd in self.slow:
+                with contextlib.suppress(OSError):
+                    if self.slow[fd].recv(4096):
+                        continue
+                self.slow.pop(fd).close()  # thrown out: come back as another
+                self.begin_slow()
+                continue
+            sock, due, got = self.probes[fd]
+            try:
+                data = sock.recv(4096)
+            except OSError:
+                data = b""
+            got += data
+            # The probe ends with the answer, as a balancer's does, not with the end of the connection.
+            whole = got.startswith(b"HTTP/1.1 200 ") and got.endswith(b"\r\n\r\nok\n")
+            if whole:
+                self.tally.seconds.append(time.perf_counter() - due)
+            if whole or not data:
+                self.tally.failed += not whole
+                del self.probes[fd]
+                sock.close()
+
+    def close(self) -> None:
+        """End all of them."""
+        self.tally.failed += len(self.probes)
+        for sock in (*self.slow.values(), *(probe[0] for probe in self.probes.values())):
+            sock.close()
+        self.poll.close()
 
 
-async def one(port: int, due: float, tally: Tally) -> None:
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await loop.create_connection(lambda: Probe(due, tally, done), "127.0.0.1", port)
-            await done
-    except (OSError, TimeoutError):
-        tally.failed += 1
-
-
-async def load(port: int, tally: Tally, seconds: float) -> None:
+def load(port: int, tally: Tally, seconds: float, slow: int = 0) -> None:
     """Open loop: requests leave when they are due, whether or not earlier ones were answered."""
-    begin = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
+    clients = Clients(port, tally)
+    try:
+        for _ in range(slow):
+            clients.begin_slow()
+        begin = time.perf_counter() + 0.1
+        next_drip = begin
         for number in range(int(RATE * seconds)):
             due = begin + number / RATE
-            if (wait := due - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
-            group.create_task(one(port, due, tally))
-
-
-async def drip(port: int) -> None:
-    """A slow client: a byte of a header a second, and again when it is thrown out."""
-    while True:
-        with contextlib.suppress(OSError):
-            _reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(b"GET /healthz HTTP/1.1\r\nX: ")
-                while not writer.transport.is_closing():
-                    writer.write(b"y")
-                    await asyncio.sleep(1.0)
-            finally:
-                writer.transport.abort()
-
-
-@contextlib.asynccontextmanager
-async def slow_clients(port: int, count: int) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(drip(port)) for _ in range(count)]
-    if count:
-        await asyncio.sleep(0.3)  # all of them are connected
-    try:
-        yield
+            while (wait := due - time.perf_counter()) > 0:
+                clients.wait(wait)
+            if due >= next_drip:
+                clients.drip()
+                next_drip += 1.0
+            clients.probe(due)
+            clients.wait(0)
+        end = time.perf_counter() + PATIENCE
+        while clients.probes and time.perf_counter() < end:
+            clients.wait(0.1)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        clients.close()
 
 
-async def measure() -> dict[tuple[str, int], Tally]:
+def measure() -> dict[tuple[str, int], Tally]:
     rows = {(kind, slow): Tally() for slow in (0, SLOW) for kind in ("bare", "ours")}
     with contextlib.ExitStack() as stack:
         ports = {}
@@ -170,13 +193,12 @@ async def measure() -> dict[tuple[str, int], Tally]:
             stack.callback(process.stdout.close)
             ports[kind] = int(process.stdout.readline())
         for port in ports.values():
-            await load(port, Tally(), 0.5)
+            load(port, Tally(), 0.5)
         gc.collect()
         gc.disable()  # of this client, not of the servers
         for _ in range(ROUNDS):
             for (kind, slow), tally in rows.items():
-                async with slow_clients(ports[kind], slow):
-                    await load(ports[kind], tally, SECONDS)
+                load(ports[kind], tally, SECONDS, slow)
     return rows
 
 
@@ -184,7 +206,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         asyncio.run(serve_ours() if sys.argv[2] == "ours" else serve_bare())
         return
-    rows = asyncio.run(measure())
+    rows = measure()
     names = {"bare": "bare aiohttp handler", "ours": "wicketgate /healthz"}
     print(f"{RATE} requests/s, a connection each, {ROUNDS} x {SECONDS:g} s a row\n")
     print(f"{'server':<22}{'slow clients':>13}{'answered':>10}{'failed':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")

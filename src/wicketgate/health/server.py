@@ -23,6 +23,9 @@ from wicketgate.health.uplinks import Place, PortBusy, Uplink, bind_to_uplink, b
 from wicketgate.health.verdict import Verdict
 
 BACKLOG = 1024  # connections the kernel may hold for us; net.core.somaxconn (4096 since Linux 5.4) caps it
+# asyncio accepts as many connections in one turn of the loop as its `backlog` says. Far fewer than CONNECTION_LIMIT, so
+# that the requests of one batch are read before later batches push the oldest silent connections out.
+ACCEPT_BATCH = 64
 
 _LOOPBACK = Uplink("lo", (IPv4Address("127.0.0.1"), IPv6Address("::1")))
 
@@ -167,7 +170,10 @@ class HealthServer:
                 continue
             port = sock.getsockname()[1]
             try:
-                server = await asyncio.get_running_loop().create_server(http.connection, sock=sock, backlog=BACKLOG)
+                server = await asyncio.get_running_loop().create_server(
+                    http.connection, sock=sock, backlog=ACCEPT_BATCH
+                )
+                sock.listen(BACKLOG)  # again, with the kernel's own limit
             except OSError as error:
                 sock.close()
                 problems.append(

@@ -311,9 +311,10 @@ class TestBadClients:
                 assert (await ask(rig.port, "/healthz"))[0] == 200
             assert not any(reader.at_eof() for reader, _ in slow), "probes were answered while the slow ones waited"
 
-    async def test_idle_connections_are_capped_and_the_oldest_goes(self, rig: Rig):
+    async def test_idle_connections_are_capped_and_the_oldest_goes(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
         """Far more idle connections than allowed: the oldest are closed, probes are answered, the cap holds."""
         rig.green()
+        monkeypatch.setattr(http, "CONNECTION_LIMIT", 256)
         extra = 40
         async with asyncio.timeout(60), contextlib.AsyncExitStack() as stack:
             idle = [await stack.enter_async_context(connect(rig.port)) for _ in range(http.CONNECTION_LIMIT + extra)]
@@ -323,6 +324,23 @@ class TestBadClients:
                 with contextlib.suppress(ConnectionResetError):
                     assert await reader.read() == b""
             assert not idle[-1][0].at_eof()
+
+    async def test_probes_that_waited_are_all_answered(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
+        """More probes than the cap come in while the loop is busy: none is pushed out before its request was read."""
+        rig.green()
+        monkeypatch.setattr(http, "CONNECTION_LIMIT", 256)  # both ends are here, and often 1024 files are allowed
+        count = http.CONNECTION_LIMIT + 200
+        with contextlib.ExitStack() as stack:
+            sockets = []
+            for _ in range(count):  # blocking: the server's loop, this one, does not turn meanwhile
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", rig.port), timeout=20))
+                sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                sock.setblocking(False)
+                sockets.append(sock)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(60):
+                answers = [await loop.sock_recv(sock, 4096) for sock in sockets]
+        assert sum(answer.startswith(b"HTTP/1.1 200 ") for answer in answers) == count
 
     async def test_a_client_that_never_asks_is_closed(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
         """The request head has a deadline, however slowly its bytes drip in."""
