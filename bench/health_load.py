@@ -33,7 +33,7 @@ from wicketgate.logs import configure
 RATE = 1000  # requests a second
 SLOW = 200  # clients in the middle of their request head
 ROUNDS = 2
-SECONDS = 2.5  # of load, a round and row
+SECONDS = 2.0  # of load, a round and row
 PATIENCE = 5.0  # for the last answers of a round
 GOAL = 0.005  # seconds, p99
 

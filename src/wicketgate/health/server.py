@@ -23,9 +23,9 @@ from wicketgate.health.uplinks import Place, PortBusy, Uplink, bind_to_uplink, b
 from wicketgate.health.verdict import Verdict
 
 BACKLOG = 1024  # connections the kernel may hold for us; net.core.somaxconn (4096 since Linux 5.4) caps it
-# asyncio accepts as many connections in one turn of the loop as its `backlog` says. Far fewer than CONNECTION_LIMIT, so
-# that the requests of one batch are read before later batches push the oldest silent connections out.
-ACCEPT_BATCH = 64
+# asyncio accepts as many connections in one turn of the loop as its `backlog` says, and takes some eight turns from
+# accept to answer: so many batches must fit in CONNECTION_LIMIT, or a flood's own probes are pushed out unread.
+ACCEPT_BATCH = 16
 
 _LOOPBACK = Uplink("lo", (IPv4Address("127.0.0.1"), IPv6Address("::1")))
 
