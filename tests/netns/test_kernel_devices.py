@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -209,6 +210,26 @@ def test_a_device_outlives_a_kill_and_is_taken_over(new_host: NewHost) -> None:
     )
     host.run(sys.executable, "-c", script, name)
     wait_for(lambda: running(host) == [], "wireguard-go has ended")
+
+
+def test_one_that_went_into_the_background_is_taken_over(new_host: NewHost) -> None:
+    """As wg-quick starts it: its socket was made by a process that is gone; it is found, used and ended."""
+    host, name = new_host("pod"), unique("wg")
+    # In our mount namespace, so that its socket is within reach.
+    host.call(lambda: subprocess.run(["wireguard-go", name], check=True, capture_output=True, timeout=30))
+
+    async def scenario(netlink: Netlink) -> None:
+        found = await find_backend(name, netlink=netlink)
+        assert found is not None
+        assert await found.create(name) is False
+        await found.configure(name, DeviceConfig(PrivateKey.generate(), fwmark=3))
+        assert (await found.get(name)).fwmark == 3
+        await found.destroy(name)
+        assert [link.name for link in await netlink.links()] == ["lo"]
+
+    in_host(host, scenario)
+    wait_for(lambda: running(host) == [], "wireguard-go has ended")
+    assert not os.path.lexists(socket_path(UAPI_DIR, name))
 
 
 def test_it_survives_our_terminal_and_a_flood_of_its_own_words(new_host: NewHost) -> None:

@@ -132,17 +132,32 @@ def owner_of(path: str) -> int | None:
     return pid or None
 
 
+def _holds(pid: int, path: str) -> bool:
+    """Whether a process holds the listening socket of that name (the directory may have two names: /run, /var/run)."""
+    name = os.path.basename(path)
+    with open(f"/proc/{pid}/net/unix", encoding="utf-8", errors="replace") as table:
+        rows = [line.split(maxsplit=7) for line in table]
+    inodes = {row[6] for row in rows if len(row) == 8 and os.path.basename(row[7].strip()) == name}
+    return any(
+        os.readlink(entry.path) in {f"socket:[{inode}]" for inode in inodes} for entry in os.scandir(f"/proc/{pid}/fd")
+    )
+
+
 def _elsewhere(path: str) -> int | None:
-    """The owner's pid when it is known to live in another network namespace than we do."""
+    """The owner's pid when it is known to live in another network namespace than we do.
+
+    A wireguard-go that went into the background listens on a socket that its dead parent made, and that pid may be a
+    stranger's by now: so the owner must hold the socket.
+    """
     pid = owner_of(path)
     if pid is None:
         return None
     try:
         theirs = os.readlink(f"/proc/{pid}/ns/net")
         mine = os.readlink("/proc/thread-self/ns/net")
+        return pid if theirs != mine and _holds(pid, path) else None
     except OSError:
         return None  # not ours to see: then the device of that name is the only witness
-    return pid if theirs != mine else None
 
 
 class UserspaceWireGuard:
