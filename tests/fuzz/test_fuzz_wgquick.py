@@ -131,4 +131,4 @@ def test_hostile_sizes(name):
         parse(BIG[name], path="big.conf")
     except ConfigErrors as error:
         assert len(str(error)) < 1_000_000
-    assert time.process_time() - before < 30
+    assert time.process_time() - before < 60

@@ -41,6 +41,8 @@ WG_KEYS = {
 HOOKS = ("PreUp", "PostUp", "PreDown", "PostDown")
 QUICK_KEYS = ("Address", "MTU", "DNS", "Table", *HOOKS, "SaveConfig")
 KEYS = {INTERFACE: (*QUICK_KEYS, *WG_KEYS[INTERFACE]), PEER: WG_KEYS[PEER]}
+_LOWERED = {(section, key.lower()): key for section, keys in KEYS.items() for key in keys}
+_LOWERED_WG = {(section, key.lower()): key for section, keys in WG_KEYS.items() for key in keys}
 _LISTS = {"Address", "DNS", "AllowedIPs", *HOOKS}
 _MAY_BE_EMPTY = {"Address", "DNS"}  # wg-quick; wg itself knows no empty value
 _UNSET_WHEN_EMPTY = {"MTU", "Table", *HOOKS}  # so does wg-quick
@@ -68,11 +70,8 @@ def canonical(section: str, key: str) -> str | None:
     """The key as wg(8) and wg-quick(8) spell it, or None when the section has none of that name."""
     if not key.isascii():  # a Kelvin sign is a k to str.lower, but not to wg
         return None
-    tight = values.squeeze(key).lower()
-    for name in WG_KEYS.get(section, ()):
-        if name.lower() == tight:
-            return name
-    return next((name for name in KEYS.get(section, ()) if name.lower() == key.lower()), None)
+    lowered = key.lower()
+    return _LOWERED.get((section, lowered)) or _LOWERED_WG.get((section, values.squeeze(lowered)))
 
 
 @dataclass(slots=True)
@@ -252,6 +251,8 @@ class Reader:
         near = did_you_mean(line.name, known)
         elsewhere = canonical(other, line.name) or (None if near else did_you_mean(line.name, KEYS[other]))
         hint = f"; {elsewhere} belongs to [{other}]" if elsewhere else f"; did you mean {near}?" if near else ""
+        if ":" in line.name:
+            hint += "; a key and its value are joined by ="
         # What a hook says is not quoted: commands carry passwords.
         value = HIDDEN if {near, elsewhere} & set(HOOKS) else shown(line.value, key=line.name)
         self._problem(number, section, line.name, f"unknown key, with the value {value}{hint}", ", ".join(known))

@@ -71,7 +71,10 @@ class WgQuickConfig:
         return tuple(dict.fromkeys(a.network for a in self.interface.addresses))
 
     def device(self) -> DeviceConfig:
-        """What `wg setconf` would set, whole. An endpoint that is a host name is left out: it has to be resolved."""
+        """What `wg setconf` would set, but for what it makes up: without ListenPort the device keeps its port.
+
+        An endpoint that is a host name is left out: it has to be resolved first.
+        """
         return DeviceConfig(
             private_key=self.interface.private_key,
             listen_port=self.interface.listen_port,

@@ -151,6 +151,7 @@ def test_peer_keys(line, field, value):
         ("Pre Up = x", "did you mean PreUp?"),
         ("zzz = \x1b[2J", 'the value "\\x1b[2J"; allowed: Address, MTU'),
         ("PrivateKey\u212a = 4", "unknown key"),
+        ("PostUp: a=b", "joined by ="),
         ("Jc = 4", "[Interface] Jc: unknown key"),
         ("PrivateKey", "neither [Section] nor Key = value"),
         ("= 3", "unknown key"),
