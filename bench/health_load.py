@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import select
 import socket
 import statistics
@@ -77,6 +78,7 @@ class Tally:
 
     seconds: list[float] = field(default_factory=list)
     failed: int = 0
+    cpu: float = 0.0  # seconds the server's process worked
 
 
 class Clients:
@@ -176,10 +178,17 @@ def load(port: int, tally: Tally, seconds: float, slow: int = 0) -> None:
         clients.close()
 
 
+def worked(pid: int) -> float:
+    """CPU seconds of a process (proc_pid_stat(5), fields 14 and 15)."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        words = stat.read().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure() -> dict[tuple[str, int], Tally]:
     rows = {(kind, slow): Tally() for slow in (0, SLOW) for kind in ("bare", "ours")}
     with contextlib.ExitStack() as stack:
-        ports = {}
+        ports, pids = {}, {}
         for kind in ("bare", "ours"):
             process = subprocess.Popen(
                 [sys.executable, __file__, "--serve", kind],
@@ -191,14 +200,16 @@ def measure() -> dict[tuple[str, int], Tally]:
             stack.callback(process.kill)
             assert process.stdout is not None
             stack.callback(process.stdout.close)
-            ports[kind] = int(process.stdout.readline())
+            ports[kind], pids[kind] = int(process.stdout.readline()), process.pid
         for port in ports.values():
             load(port, Tally(), 0.5)
         gc.collect()
         gc.disable()  # of this client, not of the servers
         for _ in range(ROUNDS):
             for (kind, slow), tally in rows.items():
+                before = worked(pids[kind])
                 load(ports[kind], tally, SECONDS, slow)
+                tally.cpu += worked(pids[kind]) - before
     return rows
 
 
@@ -209,7 +220,9 @@ def main() -> None:
     rows = measure()
     names = {"bare": "bare aiohttp handler", "ours": "wicketgate /healthz"}
     print(f"{RATE} requests/s, a connection each, {ROUNDS} x {SECONDS:g} s a row\n")
-    print(f"{'server':<22}{'slow clients':>13}{'answered':>10}{'failed':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}")
+    print(
+        f"{'server':<22}{'slow clients':>13}{'answered':>10}{'failed':>8}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'core %':>8}"
+    )
     p99 = {}
     for (kind, slow), tally in rows.items():
         cuts = statistics.quantiles(tally.seconds, n=100)
@@ -217,6 +230,7 @@ def main() -> None:
         print(
             f"{names[kind]:<22}{slow:>13}{len(tally.seconds):>10}{tally.failed:>8}"
             f"{cuts[49] * 1000:>9.2f}{cuts[98] * 1000:>9.2f}{max(tally.seconds) * 1000:>9.2f}"
+            f"{100 * tally.cpu / (ROUNDS * SECONDS):>8.0f}"
         )
     ratio = p99["ours", SLOW] / p99["bare", SLOW]
     met = p99["ours", SLOW] < GOAL and not rows["ours", SLOW].failed
