@@ -25,6 +25,7 @@ from wicketgate.kernel import wireguard
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.kernel.wg_fake import FakeWireGuard
+from wicketgate.kernel.wg_netlink import KernelWireGuard
 from wicketgate.kernel.wg_process import WireGuardGo
 from wicketgate.kernel.wg_uapi import UapiClient, UserspaceWireGuard, owner_of, socket_path
 from wicketgate.kernel.wireguard import choose_backend, find_backend, list_devices
@@ -109,6 +110,33 @@ def test_the_choice_falls_on_wireguard_go_where_the_kernel_has_none(new_host: Ne
         assert "wireguard-go" in await backend.version() or backend.kind == "kernel"
 
     in_host(host, choose)
+
+
+def test_without_the_module_the_kernels_family_is_said_to_be_missing(new_host: NewHost) -> None:
+    """Generic netlink has no family `wireguard` here: a StateError that names the module, and a socket that is closed."""
+
+    async def ask(netlink: Netlink) -> None:
+        if await wireguard.kernel_refusal(netlink) is None:
+            pytest.skip("this kernel has WireGuard: the VM lane asks it")
+        backend = KernelWireGuard(ThereIsOne())
+        for _ in range(3):
+            assert "module is not loaded" in await refused(backend.get("wg0"))
+        await backend.close()
+
+    in_host(new_host("pod"), ask)
+
+
+class ThereIsOne:
+    """A namespace with a link that claims to be the kernel's WireGuard."""
+
+    async def links(self) -> tuple[Link, ...]:
+        return (Link(5, "wg0", "wireguard"),)
+
+    async def add_link(self, name: str, kind: str) -> None:
+        raise AssertionError(name)
+
+    async def delete_link(self, name: str) -> None:
+        raise AssertionError(name)
 
 
 class NoWireGuardInTheKernel:

@@ -270,13 +270,13 @@ class KernelWireGuard:
                 # Without this the family's number is unknown: "protocol id is not obtained yet".
                 await wire.setup_endpoint()
             except NetlinkError as error:
-                await wire.close()
+                wire.close()
                 raise StateError(
                     f"the kernel does not know generic netlink family `wireguard` (errno {error.code}): "
                     "the module is not loaded"
                 ) from error
             except BaseException:
-                await wire.close()
+                wire.close()
                 raise
             self._socket = wire
         return self._socket
@@ -300,7 +300,7 @@ class KernelWireGuard:
     async def _drop_socket(self) -> None:
         wire, self._socket = self._socket, None
         if wire is not None:
-            await wire.close()
+            wire.close()
 
     async def _dump(self, ifname: str) -> _Device:
         for _ in range(_DUMP_ATTEMPTS):
