@@ -194,7 +194,7 @@ class Door:
             self._counted[family] = after
             if lost(before, after, "agent_sent", "agent_left") or lost(before, after, "reply_back", "answered"):
                 return False
-            if await self._thief(family) and lost(before, after, "agent_left", "arrived"):
+            if _strayed(before, after) and await self._thief(family):
                 return False
         return True
 
@@ -262,6 +262,8 @@ class Door:
         self._index = _index(self.uplink)
         if self._index == 0:
             raise StateError(f"no interface {self.uplink}")
+        # Whoever of us leaves last takes the qdisc away: the word that one of us made it is handed on.
+        ours = [each.cookie for each in await self._tc.filters(self._index) if rules.is_cookie(each.cookie)]
         await cleanup.leftovers(self._netlink, self.tag, self.uplink)
         present = [each for each in await self._tc.qdiscs(self._index) if each.at_the_door]
         if present and present[0].kind != "clsact":
@@ -269,7 +271,7 @@ class Door:
         self._slot = await self._free_slot()
         self._tracked.clear()
         await nft.nft_apply("".join(self._script(family) for family in self.families))
-        self._made_clsact = not present
+        self._made_clsact = not present or any(rules.cookie_made_clsact(each) for each in ours)
         await self._tc.add(self._index, self.uplink, self._redirects(), clsact=not present)
         self._rule = await self._wanted_rule()
         if self._rule is not None:
@@ -290,9 +292,10 @@ class Door:
             raise StateError("a firewall rule here keeps in what the agent itself sends")
         if trial.dropped:
             raise StateError("a firewall rule here drops the answers to the agent itself, even established ones")
-        thief = await self._thief(family) if not trial.passed else ""
-        if thief and lost({}, self._counted[family], "agent_left", "arrived"):
-            raise StateError(f"another tc filter takes the packets first: {thief}")
+        if not trial.passed and _strayed({}, self._counted[family]):
+            thief = await self._thief(family)
+            if thief:
+                raise StateError(f"another tc filter takes the packets first: {thief}")
 
     async def _one_trial(self, family: Family) -> Trial:
         before = await self.counters(family)
@@ -410,6 +413,11 @@ class Door:
 
 def _word(family: Family) -> str:
     return "ip" if family == 4 else "ip6"
+
+
+def _strayed(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Whether a packet left by the uplink and was not turned round."""
+    return lost(before, after, "agent_left", "arrived") or lost(before, after, "reply_left", "reply_back")
 
 
 def _index(ifname: str) -> int:
