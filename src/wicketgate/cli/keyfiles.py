@@ -27,7 +27,11 @@ def read_key(path: Path, kind: type[K]) -> K:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             raw = file.read(_LIMIT)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
+        if _is_key(str(path)):
+            raise InputError("a key was given where the name of a file with a key is expected") from None
+        raise InputError(f"{path}: {error.strerror}; a file with one base64 key is expected") from None
+    except (IsADirectoryError, NotADirectoryError) as error:
         raise InputError(f"{path}: {error.strerror}; a file with one base64 key is expected") from None
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from None
@@ -39,3 +43,11 @@ def read_key(path: Path, kind: type[K]) -> K:
         raise InputError(f"{path}: no text; a file with one base64 key is expected") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _is_key(text: str) -> bool:
+    try:
+        PresharedKey.parse(text)
+    except ValueError:
+        return False
+    return True

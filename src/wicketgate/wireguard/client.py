@@ -42,6 +42,7 @@ __all__ = ["HandshakeDone", "ProbeFailure", "Step", "SyntheticClient"]
 T = TypeVar("T")
 
 _BUFFER = 65536  # bytes; the largest UDP datagram
+_FAIR = 64  # datagrams in a row after which other tasks get their turn; a guess
 _STALE = 1024  # datagrams of earlier probes that are thrown away at most before a new one starts; a guess
 # After a cookie the server's rate limit may still swallow an initiation (Linux ratelimiter.c: 20 a second and
 # address), so the next try comes sooner than REKEY_TIMEOUT. A guess: longer than any sane round trip.
@@ -93,6 +94,7 @@ class SyntheticClient:
         self._echo_identifier = secrets.randbelow(1 << 16)
         self._echo_sequence = 0
         self._owes_answer = False
+        self._received = 0
 
     def attach(self, sock: socket.socket) -> None:
         """Use this connected UDP socket from now on. It stays the caller's, who closes it.
@@ -347,6 +349,11 @@ class SyntheticClient:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             return None
+        self._received += 1
+        if self._received % _FAIR == 0:
+            await asyncio.sleep(
+                0
+            )  # sock_recv does not yield while there is something to read: a flood would own the loop
         try:
             async with asyncio.timeout(left):
                 return await asyncio.get_running_loop().sock_recv(sock, _BUFFER)

@@ -8,7 +8,7 @@ one is judged as if it had never come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from wicketgate.wireguard.constants import CONSTRUCTION, IDENTIFIER
@@ -59,8 +59,8 @@ class Identity:
 
     own: KeyPair
     peer: PublicKey
-    static_static: bytes
-    psk: bytes
+    static_static: bytes = field(repr=False)
+    psk: bytes = field(repr=False)
 
     @classmethod
     def between(cls, own: KeyPair, peer: PublicKey, preshared_key: PresharedKey | None = None) -> Identity:

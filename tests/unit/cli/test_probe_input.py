@@ -101,6 +101,13 @@ def test_no_key_file(tmp_path: Path):
             read_key(path, PrivateKey)
 
 
+def test_a_key_instead_of_a_file():
+    """A key that is given where a file is expected does not get into the error."""
+    with pytest.raises(InputError, match="a key was given") as caught:
+        read_key(Path(KEY.expose_base64()), PrivateKey)
+    assert KEY.expose_base64() not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

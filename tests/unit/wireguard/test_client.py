@@ -185,6 +185,34 @@ async def test_strangers_do_not_confuse():
         assert server.verdicts == [MacVerdict.MAC1] * 3
 
 
+async def test_a_flood_leaves_the_loop_to_others():
+    """While a thousand strange datagrams wait on the socket, other tasks of the loop still get their turns."""
+    async with world() as (server, client, sock):
+        server.mute = True
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        class Endless:
+            """A socket that always has one more datagram."""
+
+            def __getattr__(self, name: str):
+                return getattr(sock, name)
+
+            def recv(self, _size: int) -> bytes:
+                return b"x" * 92
+
+        client.attach(Endless())  # type: ignore[arg-type]
+        task = asyncio.get_running_loop().create_task(other())
+        assert (await failure(client.handshake(0.1))).step is Step.SILENT
+        task.cancel()
+        assert turns > 10
+
+
 async def test_a_cookie_is_answered_with_mac2():
     """Under load the client comes again with mac2, a fresh ephemeral key and a later timestamp, and says so; the next
     handshake uses the cookie at once.

@@ -166,6 +166,13 @@ def test_points_of_small_order_are_refused():
             Identity.between(KeyPair(), type(SERVER.public())(point))
 
 
+def test_no_secret_in_a_repr():
+    """Neither the preshared key nor what was derived from the private key shows."""
+    identity = Identity.between(KeyPair(CLIENT), SERVER.public(), PSK)
+    assert repr(PSK.expose()) not in repr(identity)
+    assert repr(identity.static_static) not in repr(identity)
+
+
 @given(ephemeral=st.binary(min_size=32, max_size=32), sealed=st.binary(min_size=48, max_size=48))
 @settings(max_examples=50, deadline=None)
 def test_random_initiations_are_silence(ephemeral: bytes, sealed: bytes):
