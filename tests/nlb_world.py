@@ -130,7 +130,7 @@ class World:
             addresses=(ip_address(self.net.vips[0]),),
             listeners=(Listener("udp", PORT),),
             checkers=(Checker(ip_address(self.net.checkers[0])),),
-            check=CheckSettings(port=HEALTH, interval=0.03, timeout=0.3, healthy_threshold=2, unhealthy_threshold=2),
+            check=CheckSettings(port=HEALTH, interval=0.03, timeout=1.0, healthy_threshold=2, unhealthy_threshold=2),
         )
 
     def flow(self, port: int = 0) -> socket.socket:

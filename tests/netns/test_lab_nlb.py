@@ -74,7 +74,7 @@ def test_traffic_flows_after_the_first_success_and_not_before(world):
 
     async def story():
         sock = world.flow()
-        async with running(replace(settings, check=replace(settings.check, interval=0.3)), one.target) as balancer:
+        async with running(replace(settings, check=replace(settings.check, interval=0.5)), one.target) as balancer:
             # The first probe failed with 503; the target is still `initial` and gets nothing.
             assert await until(lambda: probes(balancer, 1))
             await reach(balancer, one, State.INITIAL)
@@ -97,7 +97,7 @@ def test_initial_target_gets_nothing_beside_a_healthy_one(world):
     """While one target is healthy, not one of fifty flows goes to a target that has not passed yet."""
     one, two = world.pods
     one.good()
-    slow = replace(world.settings.check, unhealthy_threshold=10, interval=0.2)
+    slow = replace(world.settings.check, unhealthy_threshold=10, interval=1.0)
 
     async def story():
         async with running(replace(world.settings, check=slow), one.target, two.target) as balancer:
@@ -184,7 +184,7 @@ def test_replacing_the_table_loses_nothing(world):
                 await reach(balancer, two, None)
             stop.set()
             await sending
-        assert len(answers) > 30
+        assert len(answers) > 10
         assert set(answers[0::2]) == {"one"}
         # A new flow may meet `two`, also while it drains: the echo answers all the same. Silence is a loss.
         assert set(answers[1::2]) <= {"one", "two"}
@@ -299,7 +299,7 @@ def test_draining_target_keeps_its_flows_until_the_delay_ends(world):
     two.good()
 
     async def story():
-        async with running(replace(world.settings, deregistration_delay=0.6), one.target, two.target) as balancer:
+        async with running(replace(world.settings, deregistration_delay=2.0), one.target, two.target) as balancer:
             await reach(balancer, one, State.HEALTHY)
             await reach(balancer, two, State.HEALTHY)
             flows = [world.flow() for _ in range(30)]
@@ -392,7 +392,7 @@ def test_idle_flow_is_a_new_one(world):
             for word in (b"1", b"2", b"3"):  # from the third packet on conntrack calls it a stream
                 assert await ask(world.sockets[0] if world.sockets else world.flow(), world.net.vips[0], word) == "one"
                 assert 110 <= (await balancer.status()).flows[0].expires <= 120
-        async with running(replace(world.settings, udp_idle=1), one.target) as balancer:
+        async with running(replace(world.settings, udp_idle=2), one.target) as balancer:
             await reach(balancer, one, State.HEALTHY)
             sock = world.flow()
             assert await ask(sock, world.net.vips[0]) == "one"
@@ -402,6 +402,8 @@ def test_idle_flow_is_a_new_one(world):
                 return await flows(balancer) == 0
 
             assert await until(forgotten)
+            # A flow of more than two seconds is a stream to conntrack, with an idle time of its own.
+            assert world.nlb.run("sysctl", "-n", "net.netfilter.nf_conntrack_udp_timeout_stream").stdout == "2\n"
             assert await ask(sock, world.net.vips[0], b"2") == "one"
             assert await flows(balancer) == 1
 

@@ -101,7 +101,7 @@ def test_status_and_commands_from_outside(world, tmp_path):
 
         assert await until(gone)
 
-    with process(world, tmp_path, deregistration_delay=0.2):
+    with process(world, tmp_path, deregistration_delay=1.0):
         outside(world, story)
 
 

@@ -86,7 +86,7 @@ class NlbControl:
 
 
 def launch(
-    host: Host, settings: NlbSettings, socket: Path, *, log: Path | None = None, timeout: float = 15.0
+    host: Host, settings: NlbSettings, socket: Path, *, log: Path | None = None, timeout: float = 30.0
 ) -> subprocess.Popen[str]:
     """Start a load balancer inside a host and wait until its data path stands.
 
