@@ -31,6 +31,7 @@ from wicketgate.wireguard.cookie import CookieJar, Mac1Check
 from wicketgate.wireguard.failure import ProbeFailure, Step
 from wicketgate.wireguard.handshake import Identity, Initiator, ResponseVerdict
 from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
+from wicketgate.wireguard.link import Link
 from wicketgate.wireguard.messages import CookieReply, Response, Transport, message_type
 from wicketgate.wireguard.packets import IPAddress, Packet, Segment
 from wicketgate.wireguard.primitives import KeyPair
@@ -41,9 +42,6 @@ __all__ = ["HandshakeDone", "ProbeFailure", "Step", "SyntheticClient"]
 
 T = TypeVar("T")
 
-_BUFFER = 65536  # bytes; the largest UDP datagram
-_FAIR = 64  # datagrams in a row after which other tasks get their turn; a guess
-_STALE = 1024  # datagrams of earlier probes that are thrown away at most before a new one starts; a guess
 # After a cookie the server's rate limit may still swallow an initiation (Linux ratelimiter.c: 20 a second and
 # address), so the next try comes sooner than REKEY_TIMEOUT. A guess: longer than any sane round trip.
 _LOADED_RETRY = 1.0  # seconds
@@ -87,22 +85,20 @@ class SyntheticClient:
         self._cookies = CookieJar(server, self._clock)
         self._mac1 = Mac1Check(own.public_key)
         self._timestamps = Tai64nClock(self._clock)
-        self._socket: socket.socket | None = None
+        self._link: Link | None = None
         self._session: Session | None = None
         self._not_before = float("-inf")  # monotonic; earlier initiations would be dropped as a flood
         self._turn = asyncio.Lock()
         self._echo_identifier = secrets.randbelow(1 << 16)
         self._echo_sequence = 0
         self._owes_answer = False
-        self._received = 0
 
     def attach(self, sock: socket.socket) -> None:
         """Use this connected UDP socket from now on. It stays the caller's, who closes it.
 
         A session survives (WireGuard roams); a cookie does not, it is bound to the old address and port.
         """
-        sock.setblocking(False)
-        self._socket = sock
+        self._link = Link(sock, self._clock)
         self._cookies.forget()
 
     async def handshake(self, timeout: float) -> HandshakeDone:
@@ -116,13 +112,14 @@ class SyntheticClient:
             ProbeFailure: with the step that failed.
         """
         async with self._turn:
-            self._drain()
+            link = self._linked()
+            link.drain()
             deadline = self._clock.monotonic() + timeout
             under_load = malformed = False
             while True:
-                initiator, sent = await self._initiate(deadline)
+                initiator, sent = await self._initiate(link, deadline)
                 until = min(deadline, sent + (_LOADED_RETRY if under_load else REKEY_TIMEOUT))
-                while (data := await self._receive(until)) is not None:
+                while (data := await link.receive(until)) is not None:
                     arrived = self._clock.monotonic()
                     kind = message_type(data)
                     if kind is MessageType.RESPONSE:
@@ -230,16 +227,16 @@ class SyntheticClient:
 
         A last keepalive answers what the server sent: otherwise it would begin handshakes of its own for 90 s.
         """
-        if self._owes_answer and self._session is not None and self._socket is not None:
+        if self._owes_answer and self._session is not None and self._link is not None:
             with contextlib.suppress(OSError):  # a courtesy
-                self._socket.send(self._session.seal(b""))
+                self._link.send_now(self._session.seal(b""))
         self._session = None
-        self._socket = None
+        self._link = None
         self._cookies.forget()
 
     # -- handshake ------------------------------------------------------------------------------------------------
 
-    async def _initiate(self, deadline: float) -> tuple[Initiator, float]:
+    async def _initiate(self, link: Link, deadline: float) -> tuple[Initiator, float]:
         # Before anything is computed, so that the timestamp is that of the sending.
         pause = self._not_before - self._clock.monotonic()
         if pause > 0:
@@ -248,7 +245,7 @@ class SyntheticClient:
         message = self._cookies.sign(initiator.create_initiation(self._timestamps.now()).encode())
         sent = self._clock.monotonic()
         self._not_before = sent + INITIATION_INTERVAL + INITIATION_MARGIN
-        await self._send(message)
+        await link.send(message)
         return initiator, sent
 
     def _respond(self, initiator: Initiator, data: bytes, now: float) -> ResponseVerdict | None:
@@ -281,14 +278,15 @@ class SyntheticClient:
         async with self._turn:
             if self._session is None:
                 raise RuntimeError("there is no session: handshake first")
-            self._drain()
+            link = self._linked()
+            link.drain()
             started = self._clock.monotonic()
             if started - self._session.established >= REJECT_AFTER_TIME:
                 raise ProbeFailure(Step.SILENT, "the session is older than 180 s: handshake again")
             deadline = started + timeout
             await self._send_sealed(request)
             detail = f"waited {timeout:g} s"
-            while (data := await self._receive(deadline)) is not None:
+            while (data := await link.receive(deadline)) is not None:
                 arrived = self._clock.monotonic()
                 packet = self._open(data)
                 if packet is None or packet.destination != source:
@@ -315,55 +313,9 @@ class SyntheticClient:
         if self._session is None:
             raise RuntimeError("there is no session: handshake first")
         self._owes_answer = False
-        await self._send(self._session.seal(packet))
+        await self._linked().send(self._session.seal(packet))
 
-    # -- socket ---------------------------------------------------------------------------------------------------
-
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
+    def _linked(self) -> Link:
+        if self._link is None:
             raise RuntimeError("there is no socket: attach one first")
-        return self._socket
-
-    def _drain(self) -> None:
-        """Throw away what earlier probes left: late answers, and late errors that are not about this one."""
-        sock = self._connected()
-        sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # reading clears it
-        for _ in range(_STALE):
-            try:
-                sock.recv(_BUFFER)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue
-
-    async def _send(self, data: bytes) -> None:
-        sock = self._connected()
-        try:
-            await asyncio.get_running_loop().sock_sendall(sock, data)
-        except OSError as error:
-            raise _failed(error) from error
-
-    async def _receive(self, deadline: float) -> bytes | None:
-        """The next datagram; None at the deadline."""
-        sock = self._connected()
-        left = deadline - self._clock.monotonic()
-        if left <= 0:
-            return None
-        self._received += 1
-        if self._received % _FAIR == 0:
-            await asyncio.sleep(
-                0
-            )  # sock_recv does not yield while there is something to read: a flood would own the loop
-        try:
-            async with asyncio.timeout(left):
-                return await asyncio.get_running_loop().sock_recv(sock, _BUFFER)
-        except TimeoutError:
-            return None
-        except OSError as error:
-            raise _failed(error) from error
-
-
-def _failed(error: OSError) -> ProbeFailure:
-    if isinstance(error, ConnectionRefusedError):
-        return ProbeFailure(Step.REFUSED)
-    return ProbeFailure(Step.UNREACHABLE, error.strerror or str(error))
+        return self._link
