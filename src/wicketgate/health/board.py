@@ -17,8 +17,8 @@ from dataclasses import replace
 from wicketgate.clock import Clock
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, Evidence, Level, State
-from wicketgate.health.journal import health_logger
 from wicketgate.health.verdict import Verdict
+from wicketgate.logs import get_logger
 
 # DESIGN: evidence older than three probe intervals is no evidence.
 STALE_INTERVALS = 3
@@ -34,7 +34,7 @@ _Kind = tuple[Level | None, Evidence | None, str]
 
 Listener = Callable[[Verdict], None]
 
-_log = health_logger()
+_log = get_logger("health")
 
 
 class Board:

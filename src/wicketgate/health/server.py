@@ -16,11 +16,11 @@ from typing import Self
 from wicketgate.errors import StateError, WicketError
 from wicketgate.health.board import Board
 from wicketgate.health.http import Answers, HttpServer
-from wicketgate.health.journal import health_logger
 from wicketgate.health.metrics import Metrics
 from wicketgate.health.tcp_port import TcpPort
 from wicketgate.health.uplinks import Place, PortBusy, Uplink, bind_to_uplink, busy, places
 from wicketgate.health.verdict import Verdict
+from wicketgate.logs import get_logger
 
 BACKLOG = 1024  # connections the kernel may hold for us; net.core.somaxconn (4096 since Linux 5.4) caps it
 # asyncio accepts as many connections in one turn of the loop as its `backlog` says, and takes some eight turns from
@@ -29,7 +29,7 @@ ACCEPT_BATCH = 16
 
 _LOOPBACK = Uplink("lo", (IPv4Address("127.0.0.1"), IPv6Address("::1")))
 
-_log = health_logger()
+_log = get_logger("health")
 
 
 class HealthServer:

@@ -13,15 +13,15 @@ import errno
 import socket
 
 from wicketgate.errors import WicketError
-from wicketgate.health.journal import health_logger
 from wicketgate.health.uplinks import Place, bind_to_uplink, busy
+from wicketgate.logs import get_logger
 
 BACKLOG = 128
 CONNECTION_SECONDS = 3.0  # a probe only connects
 CONNECTION_LIMIT = 128  # at once; the oldest goes first
 READ_LIMIT = 4096  # bytes that a connection may send
 
-_log = health_logger()
+_log = get_logger("health")
 
 
 class TcpPort:
