@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pyroute2 import AsyncIPRoute
@@ -39,6 +40,15 @@ class CheckingMarshal(MarshalRtnl):
         super().__init__()
         self.msg_map.update(POLICY)
         self.interrupted: set[int] = set()
+        self.parts: dict[int, int] = {}
+
+    def parse(self, data: bytes, *arguments: Any, **options: Any) -> Any:
+        """Decode a datagram, and count those of each answer that carry more than the closing message."""
+        if len(data) >= 16:
+            _, kind, _, sequence = struct.unpack_from("=IHHI", data)
+            if kind != NLMSG_DONE and sequence:
+                self.parts[sequence] = self.parts.get(sequence, 0) + 1
+        return super().parse(data, *arguments, **options)
 
     def parse_one_message(  # noqa: PLR0917 - pyroute2's signature
         self, key: int, flags: int, sequence_number: int, data: bytes, offset: int, length: int
@@ -119,7 +129,7 @@ class Connection:
         """
         message = compose(message_class, fields, attributes)
         answers: list[Any]
-        answers, _ = await self._shielded(
+        answers, _, _ = await self._shielded(
             self._exchange(message, message_type, NLM_F_REQUEST | NLM_F_ACK | flags, what)
         )
         return answers
@@ -131,44 +141,61 @@ class Connection:
         fields: Mapping[str, Any],
         attributes: Mapping[str, Any] | None = None,
         *,
+        witness_groups: Iterable[int] = (),
         what: str,
     ) -> list[Any]:
-        """Everything of a kind, as it was at one moment as far as the kernel watches over it.
+        """Everything of a kind, whole: a dump whose tables changed between its parts is started again.
 
-        The kernel marks interrupted dumps of links, addresses and rules; it does not for IPv4 routes (fib_trie.c).
+        The kernel marks such dumps of links and addresses. It does not for rules, which it counts off by their place
+        in the list (a rule that goes makes the next part skip one), nor for IPv6 routes: there a witness socket hears
+        whether something changed meanwhile. IPv4 routes are dumped by key, and none that stays is ever skipped.
+
+        Args:
+            message_class: pyroute2's or ours.
+            message_type: RTM_GET*.
+            fields: header fields.
+            attributes: attributes by their full names; where the kernel is new enough it sends only what agrees.
+            witness_groups: RTNLGRP_* whose events spoil a dump of more than one part.
+            what: the request in iproute2 spelling, for the error.
 
         Raises:
             KernelRefused: the kernel's error, or EAGAIN when the tables change too fast to be read.
         """
         compose(message_class, fields, attributes or {})
         answers: list[Any] = await self._shielded(
-            self._whole_dump(message_class, message_type, fields, attributes or {}, what)
+            self._whole_dump(message_class, message_type, fields, attributes or {}, tuple(witness_groups), what)
         )
         return answers
 
-    async def _whole_dump(
+    async def _whole_dump(  # noqa: PLR0917 - the arguments of `dump`
         self,
         message_class: Any,
         message_type: int,
         fields: Mapping[str, Any],
         attributes: Mapping[str, Any],
+        witness_groups: tuple[int, ...],
         what: str,
     ) -> list[Any]:
         async with self._dump_lock:
             for _ in range(DUMP_ATTEMPTS):
                 message = compose(message_class, fields, attributes)
-                answers, interrupted = await self._exchange(message, message_type, NLM_F_REQUEST | NLM_F_DUMP, what)
-                if not interrupted:
+                with _witness(witness_groups) as something_changed:
+                    answers, interrupted, parts = await self._exchange(
+                        message, message_type, NLM_F_REQUEST | NLM_F_DUMP, what
+                    )
+                    spoiled = parts > 1 and something_changed()
+                if not interrupted and not spoiled:
                     return answers
                 self.interrupted_dumps += 1
         raise KernelRefused(
             what, errno.EAGAIN, f"the tables changed during each of {DUMP_ATTEMPTS} readings; somebody floods them"
         )
 
-    async def _exchange(self, message: Any, message_type: int, flags: int, what: str) -> tuple[list[Any], bool]:
+    async def _exchange(self, message: Any, message_type: int, flags: int, what: str) -> tuple[list[Any], bool, int]:
         try:
             request = NetlinkRequest(self.ipr, message, msg_type=message_type, msg_flags=flags)
             self._marshal.interrupted.discard(request.msg_seq)
+            self._marshal.parts.pop(request.msg_seq, None)
             await request.send()
             # Read to the end, errors too: an answer that is left lying costs a sequence number for good.
             answers = [answer async for answer in request.response()]
@@ -180,7 +207,7 @@ class Connection:
             self._drop_strays()
         interrupted = request.msg_seq in self._marshal.interrupted
         self._marshal.interrupted.discard(request.msg_seq)
-        return answers, interrupted
+        return answers, interrupted, self._marshal.parts.pop(request.msg_seq, 0)
 
     async def _shielded(self, coroutine: Any) -> Any:
         # A cancelled caller must not leave half an answer in the socket: the exchange goes on to its end.
@@ -200,6 +227,27 @@ class Connection:
         while not queue.empty():
             queue.get_nowait()
             queue.task_done()
+
+
+@contextlib.contextmanager
+def _witness(groups: tuple[int, ...]) -> Iterator[Callable[[], bool]]:
+    """A socket that hears the events of some groups; the answer is whether there was one."""
+    if not groups:
+        yield lambda: False
+        return
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    with socket.socket(socket.AF_NETLINK, kind, 0) as sock:  # 0 = NETLINK_ROUTE
+        sock.bind((0, sum(1 << (group - 1) for group in groups)))
+
+        def heard() -> bool:
+            try:
+                return bool(sock.recv(1))
+            except BlockingIOError:
+                return False
+            except OSError:  # ENOBUFS: more than it could keep
+                return True
+
+        yield heard
 
 
 def sentence(error: NetlinkError) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -153,8 +152,3 @@ def _metrics(route: Route) -> dict[str, Any] | None:
     if lock:
         pairs.append(["RTAX_LOCK", lock])
     return {"attrs": pairs}
-
-
-def lookup_family(destination: IPAddress) -> int:
-    """AF_INET or AF_INET6."""
-    return int(socket.AF_INET if destination.version == 4 else socket.AF_INET6)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_network
+from dataclasses import replace
 from typing import Any, Self
 
 from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, rtnl
@@ -20,15 +19,14 @@ from wicketgate.kernel import decode
 from wicketgate.kernel.connection import Connection
 from wicketgate.kernel.devconf import DevconfKey, check_key, read_devconf, write_devconf
 from wicketgate.kernel.encode import route_parts, rule_parts
+from wicketgate.kernel.lookup import RouteAnswer, RouteQuestion, ask_route, index_of
 from wicketgate.kernel.messages import AddressMessage, LinkMessage, NeighbourMessage, RouteMessage, RuleMessage
 from wicketgate.netpath import spelling
 from wicketgate.netpath.snapshot import (
-    RT_TABLE_MAIN,
     Address,
     Family,
     IPAddress,
     IPInterface,
-    IPNetwork,
     Link,
     Neighbour,
     Route,
@@ -36,21 +34,8 @@ from wicketgate.netpath.snapshot import (
 )
 
 RTEXT_FILTER_SKIP_STATS = 8  # linux/rtnetlink.h
-RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH = 0x1000, 0x2000
 # What a kernel without an address family, or without a table, answers to a dump of it: there is nothing there.
 _NOTHING_THERE = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT)
-
-
-@dataclass(frozen=True, slots=True)
-class RouteAnswer:
-    """What the kernel would do with a packet (RTM_GETROUTE)."""
-
-    oif: str  # the interface it leaves by; `lo` for a packet to this host
-    table: int
-    prefsrc: IPAddress | None
-    via: IPAddress | None
-    type: str  # unicast, local, broadcast, multicast
-    matched: IPNetwork | None  # the prefix of the route that was taken; None where the kernel does not tell
 
 
 class Netlink:
@@ -118,6 +103,7 @@ class Netlink:
                     rtnl.RTM_GETROUTE,
                     {"family": number, "table": table if table is not None and table < 256 else 0},
                     {"RTA_TABLE": table} if table else {},
+                    witness_groups=(rtnl.RTNLGRP_IPV6_ROUTE,) if version == 6 else (),
                     what=f"ip -{version} route show table {spelling.table_name(table) if table else 'all'}",
                 )
             except KernelRefused as refused:
@@ -139,7 +125,11 @@ class Netlink:
             number = decode.family_number(version)
             try:
                 found = await self.connection.dump(
-                    RuleMessage, rtnl.RTM_GETRULE, {"family": number}, what=f"ip -{version} rule"
+                    RuleMessage,
+                    rtnl.RTM_GETRULE,
+                    {"family": number},
+                    witness_groups=(rtnl.RTNLGRP_IPV4_RULE if version == 4 else rtnl.RTNLGRP_IPV6_RULE,),
+                    what=f"ip -{version} rule",
                 )
             except KernelRefused as refused:
                 if refused.errno in _NOTHING_THERE:
@@ -178,56 +168,11 @@ class Netlink:
             KernelRefused: ENETUNREACH no route; EHOSTUNREACH, EACCES, EINVAL a route that rejects; EXDEV a martian
                 source or rp_filter; ENODEV no such interface.
         """
-        words = ["ip", "route", "get", str(dst)]
-        for word, value in (("from", src), ("iif", iif), ("oif", oif), ("uid", uid), ("ipproto", ipproto or None)):
-            words += [word, str(value)] if value is not None else []
-        words += ["mark", f"{mark:#x}"] if mark else []
-        words += ["sport", str(sport)] if sport else []
-        words += ["dport", str(dport)] if dport else []
-        what = " ".join(words)
-        fields = {
-            "family": decode.family_number(dst.version),
-            "dst_len": dst.max_prefixlen,
-            "src_len": dst.max_prefixlen if src is not None else 0,
-        }
-        attributes = {
-            "RTA_DST": str(dst),
-            "RTA_SRC": str(src) if src is not None else None,
-            "RTA_IIF": self._index(iif, what) if iif else None,
-            "RTA_OIF": self._index(oif, what) if oif else None,
-            "RTA_MARK": mark or None,
-            "RTA_UID": uid,
-            "RTA_IP_PROTO": ipproto or None,
-            "RTA_SPORT": sport or None,
-            "RTA_DPORT": dport or None,
-        }
-        # Without this flag IPv4 says 254 whatever the table; IPv6 always tells it, and refuses the flag.
-        told = RTM_F_LOOKUP_TABLE if dst.version == 4 else 0
-        answer = await self._ask_route(fields | {"flags": told}, attributes, what)
-        matched: IPNetwork | None = None
-        try:
-            entry = await self._ask_route(fields | {"flags": told | RTM_F_FIB_MATCH}, attributes, f"{what} fibmatch")
-        except KernelRefused:
-            entry = None  # older kernels, and answers without an entry in a table
-        if entry is not None:
-            any_address = "0.0.0.0" if dst.version == 4 else "::"
-            matched = ip_network(f"{entry.get_attr('RTA_DST') or any_address}/{entry['dst_len']}", strict=False)
-        route = decode.route(answer, _name_of)
-        prefsrc = answer.get_attr("RTA_PREFSRC")
-        return RouteAnswer(
-            oif=route.oif,
-            table=route.table,
-            prefsrc=ip_address(prefsrc) if prefsrc else None,
-            via=route.nexthops[0].via if route.nexthops else None,
-            type=route.type,
-            matched=matched,
+        return await ask_route(
+            self.connection,
+            dst,
+            RouteQuestion(src=src, iif=iif, oif=oif, mark=mark, uid=uid, ipproto=ipproto, sport=sport, dport=dport),
         )
-
-    async def _ask_route(self, fields: dict[str, Any], attributes: dict[str, Any], what: str) -> Any:
-        answers = await self.connection.request(RouteMessage, rtnl.RTM_GETROUTE, fields, attributes, what=what)
-        if not answers:
-            raise KernelRefused(what, errno.ENODATA, "the kernel gave no answer")
-        return answers[0]
 
     # Rules
 
@@ -464,17 +409,7 @@ class Netlink:
 
     @staticmethod
     def _index(name: str, what: str) -> int:
-        try:
-            return socket.if_nametoindex(name)
-        except OSError as error:
-            raise KernelRefused(what, errno.ENODEV, f"there is no interface {name}") from error
-
-
-def _name_of(index: int) -> str:
-    try:
-        return socket.if_indextoname(index)
-    except OSError:
-        return f"if{index}"
+        return index_of(name, what)
 
 
 def _families(family: Family | None) -> tuple[Family, ...]:
@@ -528,4 +463,4 @@ def _same_route(asked: Route, found: Route) -> bool:
     )
 
 
-__all__ = ["RT_TABLE_MAIN", "Netlink", "RouteAnswer"]
+__all__ = ["Netlink", "RouteAnswer"]
