@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wicketgate.errors import StateError, WicketError
-from wicketgate.kernel.journal import journal
+from wicketgate.logs import get_logger
 
-_log = journal("kernel")
+_log = get_logger("kernel")
 
 
 class Change(Protocol):

@@ -30,13 +30,13 @@ from pyroute2.netlink.generic.wireguard import (
 )
 
 from wicketgate.errors import KernelRefused, StateError
-from wicketgate.kernel.journal import journal
 from wicketgate.kernel.wg_common import LinkControl, check_read_back, device_missing, link_named, name_taken
+from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import IPAddress, IPNetwork, PeerState, WireGuardState
 from wicketgate.wireguard.device import DeviceConfig, PeerConfig
 from wicketgate.wireguard.keys import KEY_LENGTH, PresharedKey, PrivateKey, PublicKey
 
-_log = journal("wireguard")
+_log = get_logger("wireguard")
 
 NLM_F_DUMP_INTR = 0x10  # linux/netlink.h: the list changed while it was dumped
 # A nested attribute's length has 16 bits. An IPv6 allowed-ip takes 44 bytes with its three attributes, so 1,400 would

@@ -11,10 +11,10 @@ import subprocess
 from typing import Self
 
 from wicketgate.errors import StateError
-from wicketgate.kernel.journal import journal
 from wicketgate.kernel.process import exit_of, find_tool
+from wicketgate.logs import get_logger
 
-_log = journal("wireguard")
+_log = get_logger("wireguard")
 
 OUTPUT_LIMIT = 64 * 1024  # bytes kept of what it says; later lines are refused by the kernel, which it does not mind
 

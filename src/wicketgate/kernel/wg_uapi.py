@@ -20,14 +20,14 @@ from typing import Literal
 
 from wicketgate.errors import KernelRefused, StateError
 from wicketgate.kernel import process, uapi
-from wicketgate.kernel.journal import journal
 from wicketgate.kernel.wg_common import UAPI_DIR, LinkControl, check_read_back, device_missing, link_named, name_taken
 from wicketgate.kernel.wg_process import WireGuardGo
+from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import WireGuardState
 from wicketgate.wireguard.device import DeviceConfig
 from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
 
-_log = journal("wireguard")
+_log = get_logger("wireguard")
 
 REPLY_LIMIT = 64 * 2**20  # bytes; 10,000 peers with ten allowed-ips each are about 6 MB
 POLL = 0.01  # seconds between looks for a socket that another process makes
