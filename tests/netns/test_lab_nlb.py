@@ -314,6 +314,14 @@ def test_draining_target_keeps_its_flows_until_the_delay_ends(world):
             assert drained.flows == before.count("one")
             await reach(balancer, one, None)
             assert {await ask(flow, world.net.vips[0], b"3") for flow in flows} == {"two"}
+            # Nor is it probed any more.
+            probed, others = len(one.sources), len(two.sources)
+
+            async def five_rounds() -> bool:
+                return len(two.sources) >= others + 5
+
+            assert await until(five_rounds)
+            assert len(one.sources) == probed
 
     world.run(story)
 

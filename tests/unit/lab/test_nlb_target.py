@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
 
 import pytest
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from wicketgate.errors import InputError
 from wicketgate.lab.nlb.conntrack import parse_line
+from wicketgate.lab.nlb.control import LoadBalancer
 from wicketgate.lab.nlb.dataplane import Backend, mark_of, render
 from wicketgate.lab.nlb.settings import Checker, CheckSettings, Listener, NlbSettings, Target
 from wicketgate.lab.nlb.status import FlowStatus, NlbStatus, ProbeStatus, TargetStatus
@@ -235,6 +237,21 @@ def test_table_names_the_serving_targets_alone():
     assert script.count("jhash") == 2
     assert "jhash" not in render(settings(), (one,), (one.target,))
     assert "dnat" not in render(settings(), (), (one.target,))
+
+
+async def test_checkers_probe_on_phases_of_their_own(monkeypatch):
+    """The first probes of a target's checkers are spread over the interval."""
+    phases = {}
+
+    async def note(self, member, checker, phase):
+        phases[checker.az] = phase
+
+    monkeypatch.setattr(LoadBalancer, "_check", note)
+    balancer = LoadBalancer(settings(check=CheckSettings(interval=0.5)))
+    async with asyncio.TaskGroup() as group:
+        for member in balancer._members.values():
+            balancer._watch(group, member)
+    assert phases == {"a": 0.0, "b": 0.25}
 
 
 def test_marks_tell_balancers_and_targets_apart():
