@@ -29,7 +29,7 @@ from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.prober import Prober
 from wicketgate.health.server import HealthServer
 from wicketgate.health.target import Subject
-from wicketgate.health.uplinks import Uplink
+from wicketgate.health.uplinks import PortBusy, Uplink
 from wicketgate.kernel.events import EventStream, Resync
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.nft_events import watch_nftables
@@ -118,10 +118,11 @@ class Agent:
         self._probe_now = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._announced = False
 
     def request_stop(self) -> None:
-        """Begin to drain; a second request leaves at once."""
-        if self._stop.is_set():
+        """Begin to drain; a second request leaves at once. Before the tunnel is up there is nothing to drain."""
+        if self._stop.is_set() or self._board.verdict().starting:
             self._hurry.set()
         self._stop.set()
 
@@ -133,17 +134,38 @@ class Agent:
         """
         loop = asyncio.get_running_loop()
         async with EventStream() as events:
-            live = await read_live(self._netlink)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.request_stop)
             try:
-                await self._keeper.start(live)
-                await self._follow_uplinks(await read_live(self._netlink))
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, self.request_stop)
-                await self._live_on(events)
+                if await self._start():
+                    await self._live_on(events)
             finally:
+                # The handlers stay until all is taken down: one more SIGTERM must not leave half of it behind.
+                await self._leave()
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(number)
-                await self._leave()
+
+    async def _start(self) -> bool:
+        """Put the tunnel up, unless a signal comes first: then the attempt is rolled back.
+
+        Returns:
+            False when it was told to stop meanwhile.
+        """
+        starting = asyncio.create_task(self._keeper.start(await read_live(self._netlink)), name="start")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                _log.info("told to stop while starting; what was done is taken back")
+                starting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await starting
+                return False
+            await starting
+        finally:
+            stopping.cancel()
+        await self._follow_uplinks(await read_live(self._netlink))
+        return True
 
     async def _live_on(self, events: EventStream) -> None:
         reload_wanted = asyncio.Event()
@@ -226,8 +248,16 @@ class Agent:
 
     async def _follow_uplinks(self, live: Live) -> bool:
         uplinks = live.uplinks(self._keeper.ifname)
-        await self._server.set_uplinks(tuple(Uplink(u.ifname, u.addresses) for u in uplinks))
+        try:
+            await self._server.set_uplinks(tuple(Uplink(u.ifname, u.addresses) for u in uplinks))
+        except PortBusy as error:
+            if self._announced:
+                # At run time the other uplinks go on; at the start it is fatal, and nothing is announced.
+                _log.error("a health port cannot be held", error=str(error))
+            else:
+                raise
         self._announce(uplinks)
+        self._announced = True
         return await self._doors.follow(uplinks)
 
     async def _reload(self, wanted: asyncio.Event) -> None:

@@ -151,7 +151,8 @@ class Gateway:
         self._up = True
         if not fresh:
             await self._apply_table()
-        await self._forwarding.keep(await read_live(self._netlink), self._desired)
+        self._live = await read_live(self._netlink)
+        await self._forwarding.keep(self._live, self._desired)
         self.view.device = await backend.get(self.ifname)
 
     async def _find(self, live: Live) -> WireGuardBackend:

@@ -104,8 +104,15 @@ class Prober:
         except StateError as error:
             self._board.publish([self._unknown("state", str(error))], "tunnel", "model")
             return False
-        self._board.publish(results, target.level, evidence, backend=target.backend)
+        self._board.publish(results, target.level, evidence, backend=target.backend, scope=self._scope(target))
         return mended
+
+    def _scope(self, target: ProbeTarget) -> str:
+        """What the round was about: with another scope, checks that are no longer made are not missed."""
+        families = ",".join(f"{f}@{self._doors.uplink(f)}" for f in self._doors.families())
+        inside = ",".join(str(p.family) for p in target.paths)
+        names = ",".join(sorted(c.name for c in target.given))
+        return f"{target.ifname}/{families}/{inside}/{target.outside is not None}/{names}"
 
     # -- what a round consists of
 
