@@ -6,17 +6,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from json import dumps, loads
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from wicketgate.errors import StateError, ToolMissing, WicketError
 from wicketgate.lab import scenarios, state
 from wicketgate.lab.balancer import status_of
+from wicketgate.lab.furnish import furnish
 from wicketgate.lab.interrupt import interruptible
 from wicketgate.lab.nlb import view
 from wicketgate.lab.nlb.status import NlbStatus
@@ -32,19 +35,30 @@ REFRESH = 0.5  # s, of --watch
 
 
 @lab.command
-def up(*, cni: Cni = Cni.BRIDGE, gateways: int = 1, name: Name = "lab") -> int:
+def up(*, cni: Cni = Cni.BRIDGE, gateways: int = 1, bare: bool = False, name: Name = "lab") -> int:
     """Bring a lab up; it stays until `wicket lab down`.
+
+    Each pod runs `wicket up`, the load balancer checks its /healthz, and a WireGuard client has dialled in:
+    `wicket lab exec client -- ping 10.8.0.1`.
 
     Args:
         cni: how pods are attached: `bridge` (kind, flannel) or `vpc` (AWS VPC CNI, Calico, Cilium).
         gateways: how many pods, pod1 to podN; odd ones live on node1, even ones on node2.
+        bare: hosts and wires only; nothing runs in them.
         name: which lab; several can live side by side.
     """
     plan = Plan(name, cni, gateways)
     ensure_rights()
     console = Console(stderr=True)
     with interruptible():
-        Lab.up(plan, keep=True, progress=lambda line: console.print(f"[green]✓[/] {line}", highlight=False))
+        tell_done = _teller(console)
+        made = Lab.up(plan, keep=True, progress=tell_done)
+        if not bare:
+            try:
+                furnish(made, tell_done)
+            except BaseException:
+                made.down()
+                raise
     return 0
 
 
@@ -142,6 +156,10 @@ def down(*, name: Name = "lab", all: Annotated[bool, Parameter(name="--all")] = 
         elif each == name:
             print(f"lab {each}: nothing to end")
     return 0
+
+
+def _teller(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(f"[green]✓[/] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def _load_or_none(name: str) -> state.LabRecord | None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers of a pod: processes in its network namespace, with the rights and the read-only mounts a container has.
 
-privileged   everything, /proc/sys writable: what plain wg-quick needs
-net-admin    uid 0 with CAP_NET_ADMIN alone, root filesystem and /proc/sys read-only: what a gateway gets
-none         uid 65534, no capability, the same mounts, no_new_privs
+- privileged: everything, /proc/sys writable: what plain wg-quick needs;
+- net-admin: uid 0 with CAP_NET_ADMIN alone, root filesystem and /proc/sys read-only: what a gateway gets;
+- none: uid 65534, no capability, the same mounts, no_new_privs.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Container:
         environment: dict[str, str] | None = None,
     ) -> Container:
         """Start a command in a host; its output goes to `what-host.log` in the lab's folder."""
-        log = lab.directory() / f"{what}-{host}.log"
+        log = lab.directory() / f"{what.replace(' ', '-')}-{host}.log"
         with log.open("wb") as output:
             process = lab[host].popen(
                 *contained(command, rights),

@@ -24,8 +24,8 @@ from wicketgate.lab.topology import INTERNET, VIP, Lab
 from wicketgate.wireguard.keys import PrivateKey
 
 PING_EVERY = 0.01  # s
-DOWNLOAD = 24 << 20  # bytes
-RATE = "3M"  # bytes a second, as curl spells it: 8 s, without filling any queue on the way
+DOWNLOAD = 8 << 20  # bytes
+RATE = 1 << 20  # bytes a second: 8 s
 APPLIED_WITHIN = 5.0  # s from SIGHUP until the device shows the new peers
 READY_TIMEOUT = 15.0  # s
 PEERS = {"stays": ("wg0", "10.8.0.2", 10), "old": ("wg1", "10.8.0.3", 20), "new": ("wg2", "10.8.0.4", 30)}
@@ -126,8 +126,8 @@ class Reload:
             time.sleep(0.02)
 
     def _download(self) -> subprocess.Popen[bytes]:
-        url = f"http://{INTERNET.ip}/bytes?n={DOWNLOAD}"
-        command = f"curl -sS -m 60 --limit-rate {RATE} --interface {PEERS['stays'][0]} '{url}' | sha256sum"
+        url = f"http://{INTERNET.ip}/bytes?n={DOWNLOAD}&rate={RATE}"
+        command = f"curl -sS -m 60 --interface {PEERS['stays'][0]} '{url}' | sha256sum"
         return self.lab["client"].popen(
             "sh", "-c", command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )

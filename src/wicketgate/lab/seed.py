@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seed: the pod of a real Deployment, before and after, in one CNI shape.
 
-before   wg-quick brings up a peer with AllowedIPs = 0.0.0.0/0, a TCP echo on 9000 stands beside it, and the load
-balancer checks TCP 9000: red as soon as the tunnel is up
-after    `wicket sidecar 9000 hello` in place of the echo, with CAP_NET_ADMIN and with no right at all: green;
-`wicket up wg0.conf` in place of wg-quick: green
-and      in the green cases a real WireGuard client dials in through the load balancer, pings the gateway and
-fetches a page through the tunnel
+- before: wg-quick brings up a peer with AllowedIPs = 0.0.0.0/0, a TCP echo on 9000 stands beside it, and the load
+  balancer checks TCP 9000: red as soon as the tunnel is up;
+- after: `wicket sidecar 9000 hello` in place of the echo, with CAP_NET_ADMIN and with no right at all: green;
+  `wicket up wg0.conf` in place of wg-quick: green;
+- and in the green cases a real WireGuard client dials in through the load balancer, pings the gateway and fetches a
+  page through the tunnel.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 from ipaddress import IPv4Address
 from pathlib import Path

@@ -102,6 +102,7 @@ def stream(source: str, destination: str, interval: float) -> Count:
             now = time.monotonic()
             if ending and stop is None:
                 stop = now + STRAGGLERS
+                continue
             if stop is None and now >= due:
                 waiting.add(count.sent)
                 try:

@@ -2,7 +2,8 @@
 """A page to fetch through the tunnel. It says who asked for it, as the server saw it.
 
     GET /               one line: hello ADDRESS from NAME
-    GET /bytes?n=N      N bytes, the same for everybody (see `body`), to be checked for loss on the way
+    GET /bytes?n=N      N bytes, the same for everybody (see `body`), to be checked for loss on the way; &rate=R sends
+                        them evenly, R bytes a second, so that no queue on the way overflows of its own
 
 Usage: python -m wicketgate.lab.web ADDRESS PORT NAME
 """
@@ -19,6 +20,7 @@ from socketserver import ThreadingTCPServer
 from urllib.parse import parse_qs, urlsplit
 
 BLOCK = 65536  # bytes
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h; TCP paces by itself since Linux 4.13
 MOST = 1 << 30  # bytes of one answer
 
 
@@ -53,10 +55,13 @@ class Page(BaseHTTPRequestHandler):
         if url.path == "/":
             self._send(200, [f"hello {self.client_address[0]} from {self.name}\n".encode()])
         elif url.path == "/bytes":
-            text = parse_qs(url.query).get("n", [""])[0]
-            if not text.isdigit() or int(text) > MOST:
-                self._send(400, [f"n: a number up to {MOST}\n".encode()])
+            query = parse_qs(url.query)
+            text, rate = query.get("n", [""])[0], query.get("rate", ["0"])[0]
+            if not text.isdigit() or not rate.isdigit() or max(int(text), int(rate)) > MOST:
+                self._send(400, [f"n and rate: numbers up to {MOST}\n".encode()])
             else:
+                if int(rate):
+                    self.connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(rate))
                 self._send(200, body(int(text)), int(text))
         else:
             self._send(404, [b"there are / and /bytes?n=N\n"])
