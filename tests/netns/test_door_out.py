@@ -44,6 +44,7 @@ class Row:
     do: str = ""
     undo: str = ""
     works: bool = False
+    cause: str = ""
 
 
 FORWARDING = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
@@ -54,15 +55,20 @@ ROWS = {
         + masquerade("{ip}", "fully-random").replace("{\n", "{{\n").replace("}\n", "}}\n"),
         works=True,
     ),
-    "masquerade gone": Row("nft delete table {ip} gateway"),
+    "masquerade gone": Row("nft delete table {ip} gateway", cause="masquerade-missing"),
     "a foreign SNAT comes first": Row(
         "nft -f - <<'E'\ntable {ip} foreign {{\n chain c {{\n  type nat hook postrouting priority 90;\n"
         '  oifname "eth0" snat to {elsewhere}\n }}\n}}\nE',
         "nft delete table {ip} foreign",
+        cause="masquerade-missing",
     ),
-    "FORWARD -o wg0 drops": Row("{tables}-nft -I FORWARD -o wg0 -j DROP", "nft delete table {ip} filter"),
-    "FORWARD -i wg0 drops": Row("{tables}-legacy -I FORWARD -i wg0 -j DROP", "{tables}-legacy -F FORWARD"),
-    "forwarding is off": Row("echo 0 >{forwarding}", "echo 1 >{forwarding}"),
+    "FORWARD -o wg0 drops": Row(
+        "{tables}-nft -I FORWARD -o wg0 -j DROP", "nft delete table {ip} filter", cause="forward-drop"
+    ),
+    "FORWARD -i wg0 drops": Row(
+        "{tables}-legacy -I FORWARD -i wg0 -j DROP", "{tables}-legacy -F FORWARD", cause="forward-drop"
+    ),
+    "forwarding is off": Row("echo 0 >{forwarding}", "echo 1 >{forwarding}", cause="forwarding-off"),
 }
 
 
@@ -113,7 +119,7 @@ def test_out_and_back_as_for_a_real_tunnel_client(stand, name, family):
 
             with stand.state([row.do.format(**words)] if row.do else [], [mend]):
                 try:
-                    seen, counted = await both(), await door.counters(family)
+                    seen, loss = await both(), await door.account_out(family)
                 finally:
                     if row.undo:
                         stand.pod.run("sh", "-c", row.undo.format(**words))
@@ -121,7 +127,8 @@ def test_out_and_back_as_for_a_real_tunnel_client(stand, name, family):
             for sock in sockets.values():
                 sock.close()
         server.cancel()
-        assert seen == {"door": row.works, "outside": row.works}, counted
+        assert seen == {"door": row.works, "outside": row.works}, loss
+        assert (loss.cause if loss else "") == row.cause
         assert mended == {"door": True, "outside": True}
 
     stand.pod.run("sh", "-c", mend)

@@ -73,7 +73,7 @@ def looks(pod, *, counts: bool = True) -> str:
         "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip link show eth0; ip addr show eth0"
     )
     text = pod.run("sh", "-c", script).stdout
-    text = re.sub(r"Sent \d+ bytes \d+ pkt|expires \d+sec|metric \d+|(fh|key ht) \w+", "", text)
+    text = re.sub(r"Sent \d+ bytes \d+ pkt|expires \d+sec|metric \d+|(fh|key ht|index) \w+", "", text)
     return text if counts else re.sub(r"packets \d+ bytes \d+", "packets N", text)
 
 

@@ -20,6 +20,7 @@ from typing import Literal, Self
 from wicketgate.errors import KernelRefused, StateError
 from wicketgate.health import door_cleanup as cleanup
 from wicketgate.health import door_rules as rules
+from wicketgate.health.door_account import Loss, lost_in, lost_out
 from wicketgate.health.door_sockets import bound_socket, tcp_probe
 from wicketgate.health.door_support import Support, support
 from wicketgate.health.door_trial import Trial, lost, send_both_ways
@@ -36,6 +37,7 @@ from wicketgate.netpath.snapshot import Family, IPAddress, Rule
 __all__ = [
     "Door",
     "DoorUnavailable",
+    "Loss",
     "NoRouteToStrangers",
     "OutTarget",
     "Outcome",
@@ -245,6 +247,22 @@ class Door:
         listing = await self._nft("-j", "list", "counters", "table", _word(family), self._table)
         entries = [each["counter"] for each in nft.parse_listing(listing) if "counter" in each]
         return {str(each["name"]): int(each["packets"]) for each in entries}
+
+    async def account(self, family: Family) -> Loss | None:
+        """What took the in probe's packets since `open`, `verify` or the last account; None where counters do not tell.
+
+        Raises:
+            StateError: the counters cannot be read.
+        """
+        before, after = self._counted[family], await self.counters(family)
+        self._counted[family] = after
+        return lost_in(before, after, strict=family == 4 and self._strict())
+
+    async def account_out(self, family: Family) -> Loss | None:
+        """The same for the out probe."""
+        before, after = self._counted[family], await self.counters(family)
+        self._counted[family] = after
+        return lost_out(before, after)
 
     @property
     def _table(self) -> str:

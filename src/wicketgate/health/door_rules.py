@@ -41,6 +41,7 @@ STAGES = (
     "replied",  # output, before everything else: the pod's answer to S
     "reply_sent",  # output, after everything else
     "reply_left",  # postrouting of the uplink, after everything else
+    "reply_tunnel",  # postrouting of the tunnel: it never gets home
     "reply_astray",  # postrouting of another interface
     "reply_back",  # prerouting: it came in again
     "reply_foreign",  # prerouting: it came in from an address that is not the one the agent spoke to
@@ -167,6 +168,7 @@ def table_script(
             _LAST,
             f"{here} {ip} daddr {m} {count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
             f"{here} {ip} daddr {s} {count('reply_left')} accept",
+            *([f'oifname "{tag}" {ip} daddr {s} {count("reply_tunnel")} drop'] if spellable(tag) else []),
             f"{elsewhere} {ip} daddr {s} {count('reply_astray')} drop",
             # ICMP errors for an answer that came too late; no socket of ours is bound elsewhere.
             f"{elsewhere} {ip} daddr {m} {count('agent_left')} drop",
