@@ -52,6 +52,8 @@ def missing() -> str | None:
         return "qemu-system-x86 is not installed (make setup)"
     if kernel() is None:
         return "linux-image-rt-amd64 is not installed (make setup)"
+    if shutil.which("busybox") is None:
+        return "busybox-static is not installed (make setup); the machine's first steps are done by it"
     if not (Path(sys.prefix) / "bin" / "vng").exists():
         return "virtme-ng is not installed (make setup)"
     return None

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import secrets
 import socket
 import subprocess
 import sys
 from ipaddress import ip_address
 
+from wicketgate.clock import SystemClock
 from wicketgate.wireguard.client import ProbeFailure, SyntheticClient
-from wicketgate.wireguard.keys import PresharedKey, PrivateKey
+from wicketgate.wireguard.cookie import CookieJar
+from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
+from wicketgate.wireguard.messages import Initiation
 
 PORT = 51820
 HERE4, OWN4 = ip_address("10.9.0.1"), ip_address("10.9.0.2")
@@ -22,10 +27,28 @@ def run(*command: str, stdin: str | None = None) -> str:
     return subprocess.run(command, input=stdin, check=True, capture_output=True, text=True).stdout
 
 
+async def under_load(key: PrivateKey, server: PublicKey, psk: PresharedKey) -> bool:
+    """Whether a handshake in a flood got a cookie, and then its end."""
+    jar = CookieJar(server, SystemClock())
+    flood = [jar.sign(Initiation(n, secrets.token_bytes(32), bytes(48), bytes(28)).encode()) for n in range(3000)]
+    client = SyntheticClient(key, server, psk)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, socket.socket(type=socket.SOCK_DGRAM) as sock:
+        other.connect(("127.0.0.1", PORT))
+        sock.connect(("127.0.0.1", PORT))
+        client.attach(sock)
+        for _ in range(20):
+            for message in flood:
+                other.send(message)
+            with contextlib.suppress(ProbeFailure):
+                if (await client.handshake(10)).under_load:
+                    return True
+    return False
+
+
 async def main() -> None:
     key, psk = PrivateKey.generate(), PresharedKey.generate()
     # One identity a case: initiations of one peer that come faster than 20 ms are dropped.
-    clients = {name: PrivateKey.generate() for name in ("right", "no_psk", "wrong_psk", "wrong_key")}
+    clients = {name: PrivateKey.generate() for name in ("right", "no_psk", "wrong_psk", "wrong_key", "loaded")}
     peers = "".join(
         f"[Peer]\nPublicKey = {own.public()}\n"
         + (f"PresharedKey = {psk.expose_base64()}\n" if name != "no_psk" else "")
@@ -69,6 +92,7 @@ async def main() -> None:
     await step("wrong_key", SyntheticClient(clients["wrong_key"], stranger.public(), psk), timeout=2)
     await step("unknown", SyntheticClient(stranger, server, psk), timeout=2)
     await step("refused", SyntheticClient(clients["right"], server, psk), port=PORT + 1)
+    result["under_load"] = await under_load(clients["loaded"], server, psk)
     shown = run("wg", "show", "wg0", "latest-handshakes").split()
     result["seen"] = int(shown[shown.index(str(clients["right"].public())) + 1]) > 0
     with open(sys.argv[1], "w", encoding="utf-8") as file:

@@ -53,3 +53,8 @@ def test_failures(observed: dict):
     assert observed["wrong_key"] == "silent"
     assert observed["unknown"] == "silent"
     assert observed["refused"] == "refused"
+
+
+def test_cookie(observed: dict):
+    """In a flood the kernel sends a cookie, and takes the mac2 that we make of it."""
+    assert observed["under_load"] is True
