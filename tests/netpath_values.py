@@ -179,8 +179,11 @@ snapshots = st.builds(
 _ports = st.tuples(st.integers(1, 65534), st.integers(1, 65534)).map(lambda p: (min(p), max(p)))
 
 
+any_table = st.integers(1, 0xFFFFFFFF)
+
+
 @st.composite
-def kernel_rules(draw: st.DrawFn, *, priority: int, table: st.SearchStrategy[int] = st.integers(1, 0xFFFFFFFF)) -> Rule:
+def kernel_rules(draw: st.DrawFn, *, priority: int, table: st.SearchStrategy[int] = any_table) -> Rule:
     """Rules that a kernel takes as they are, in a namespace that has `lo`."""
     family = draw(st.sampled_from((4, 6)))
     action = draw(st.sampled_from(("lookup", "lookup", "lookup", "blackhole", "unreachable", "prohibit", "nop")))

@@ -434,7 +434,7 @@ def test_cancelled_requests_leave_nothing_behind(host):
                 await netlink.delete_link("nosuch")
         while netlink.connection._running:
             await asyncio.wait(netlink.connection._running)
-        in_use = sum(bin(~cell & pool.cell).count("1") for cell in pool.addr_map)
+        in_use = sum((~cell & pool.cell).bit_count() for cell in pool.addr_map)
         assert in_use == len(pool.ban)  # those that wait for their turn to be used again, none lost
         assert netlink.ipr.msg_queue.root.empty()
 

@@ -25,7 +25,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nlsocket import NetlinkRequest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from wicketgate.errors import KernelRefused
+from wicketgate.errors import KernelRefused, StateError
 from wicketgate.kernel.keywords import compose
 from wicketgate.kernel.messages import POLICY
 
@@ -80,12 +80,20 @@ class Connection:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> Self:
-        """Open the socket."""
-        ipr: Any = AsyncIPRoute(ext_ack=True)
-        self.ipr = ipr
-        self.ipr.set_marshal(self._marshal)
-        await self.ipr.setup_endpoint()
-        self.ipr.socket.bind((0, 0))
+        """Open the socket.
+
+        Raises:
+            StateError: none can be had.
+        """
+        try:
+            ipr: Any = AsyncIPRoute(ext_ack=True)
+            self.ipr = ipr
+            self.ipr.set_marshal(self._marshal)
+            await self.ipr.setup_endpoint()
+            self.ipr.socket.bind((0, 0))
+        except OSError as error:
+            await self.close()
+            raise StateError(f"no netlink socket can be had: {error.strerror or error}") from error
         with contextlib.suppress(OSError):  # Linux >= 4.20: the kernel filters dumps, and refuses what it would ignore
             self.ipr.socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         return self

@@ -16,8 +16,44 @@ from wicketgate.netpath.snapshot import (
 
 # The three that every kernel has; what /etc/iproute2/rt_tables adds is a matter of one machine.
 _TABLES = {RT_TABLE_LOCAL: "local", RT_TABLE_MAIN: "main", RT_TABLE_DEFAULT: "default"}
-_IP_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 58: "ipv6-icmp", 132: "sctp"}
-_PROTOCOLS = {0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 9: "ra", 16: "dhcp"}
+# /etc/protocols, those that policy rules are written for
+_IP_PROTOCOLS = {
+    1: "icmp",
+    2: "igmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "ipv6-icmp",
+    132: "sctp",
+    136: "udplite",
+}
+# iproute2's own table (lib/rt_names.c), which /etc/iproute2/rt_protos repeats
+_PROTOCOLS = {
+    0: "unspec",
+    1: "redirect",
+    2: "kernel",
+    3: "boot",
+    4: "static",
+    8: "gated",
+    9: "ra",
+    10: "mrt",
+    11: "zebra",
+    12: "bird",
+    13: "dnrouted",
+    14: "xorp",
+    15: "ntk",
+    16: "dhcp",
+    18: "keepalived",
+    42: "babel",
+    186: "bgp",
+    187: "isis",
+    188: "ospf",
+    189: "rip",
+    192: "eigrp",
+}
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
 
 RTPROT_UNSPEC, RTPROT_KERNEL, RTPROT_BOOT = 0, 2, 3
@@ -43,7 +79,7 @@ def _ports(ports: tuple[int, int]) -> str:
     return str(ports[0]) if ports[0] == ports[1] else f"{ports[0]}-{ports[1]}"
 
 
-def _selector(rule: Rule) -> list[str]:
+def _selector(rule: Rule, *, typed: bool) -> list[str]:
     words = ["not"] if rule.invert else []
     words += ["from", _network(rule.src) if rule.src is not None and rule.src.prefixlen else "all"]
     if rule.dst is not None and rule.dst.prefixlen:
@@ -53,7 +89,9 @@ def _selector(rule: Rule) -> list[str]:
     if rule.fwmark or rule.fwmask:
         # iproute2 prints with C's %#x, which writes zero as "0".
         mark = f"{rule.fwmark:#x}" if rule.fwmark else "0"
-        words += ["fwmark", mark if rule.fwmask == FULL_MASK else f"{mark}/{rule.fwmask:#x}"]
+        # Typed without a mask, a mark of zero would select nothing at all.
+        bare = rule.fwmask == FULL_MASK and (rule.fwmark or not typed)
+        words += ["fwmark", mark if bare else f"{mark}/{rule.fwmask:#x}"]
     if rule.iif:
         words += ["iif", rule.iif]
     if rule.oif:
@@ -61,12 +99,13 @@ def _selector(rule: Rule) -> list[str]:
     return words
 
 
-def _selector_end(rule: Rule) -> list[str]:
+def _selector_end(rule: Rule, *, typed: bool) -> list[str]:
     words = []
     if rule.uid_range is not None:
         words += ["uidrange", f"{rule.uid_range[0]}-{rule.uid_range[1]}"]
     if rule.ipproto:
-        words += ["ipproto", _IP_PROTOCOLS.get(rule.ipproto, str(rule.ipproto))]
+        number = str(rule.ipproto) if typed else f"ipproto-{rule.ipproto}"
+        words += ["ipproto", _IP_PROTOCOLS.get(rule.ipproto, number)]
     if rule.sport is not None:
         words += ["sport", _ports(rule.sport)]
     if rule.dport is not None:
@@ -90,7 +129,7 @@ def _action(rule: Rule) -> list[str]:
 def spell_rule(rule: Rule) -> str:
     """The rule without its priority: `not from all fwmark 0xca6c lookup 51820`, as `ip rule` prints it."""
     l3mdev = ["lookup", "[l3mdev-table]"] if rule.l3mdev else []
-    words = [*_selector(rule), *l3mdev, *_selector_end(rule), *_action(rule)]
+    words = [*_selector(rule, typed=False), *l3mdev, *_selector_end(rule, typed=False), *_action(rule)]
     if rule.protocol not in (RTPROT_UNSPEC, RTPROT_KERNEL):
         words += ["proto", protocol_name(rule.protocol)]
     return " ".join([*words, *_unnamed(rule.unknown)])
@@ -109,7 +148,8 @@ def rule_command(verb: str, rule: Rule) -> str:
         rule: the rule.
     """
     l3mdev = ["l3mdev"] if rule.l3mdev else []
-    words = ["ip", f"-{rule.family}", "rule", verb, *_selector(rule), *l3mdev, *_selector_end(rule), *_action(rule)]
+    words = ["ip", f"-{rule.family}", "rule", verb]
+    words += [*_selector(rule, typed=True), *l3mdev, *_selector_end(rule, typed=True), *_action(rule)]
     words += ["pref", str(rule.priority)]
     if rule.protocol != RTPROT_UNSPEC:
         words += ["protocol", protocol_name(rule.protocol)]

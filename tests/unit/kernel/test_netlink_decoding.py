@@ -151,7 +151,7 @@ def test_what_is_not_understood_is_never_written():
         rule_parts(Rule(4, 1, table=254, unknown=("FRA_DSCP 8",)))
     with pytest.raises(ValueError, match="RTA_ENCAP"):
         route_parts(Route(ip_network("::/0"), unknown=("RTA_ENCAP",)), int)
-    with pytest.raises(ValueError, match="allowed: .*unicast"):
+    with pytest.raises(ValueError, match=r"allowed: .*unicast"):
         route_parts(Route(ip_network("::/0"), type="unicats"), int)
     with pytest.raises(ValueError, match="allowed: mtu"):
         route_parts(Route(ip_network("::/0"), metrics={"mtuu": "1"}), int)
