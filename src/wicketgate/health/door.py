@@ -103,6 +103,7 @@ class Door:
         self._rule: Rule | None = None
         self._listing = ""
         self._counted: dict[Family, Mapping[str, int]] = {}
+        self._told: dict[Family, Mapping[str, int]] = {}
         self._opened = False
         self._next = random.randrange(len(_OUT_PORTS))  # noqa: S311 - only to differ from the last run's ports
 
@@ -158,6 +159,7 @@ class Door:
             self._opened = True
             for family in self.families:
                 await self._try(family)
+                self._told[family] = self._counted[family]
             self._listing = await self._list()
         except BaseException as error:
             self._opened = False
@@ -249,20 +251,24 @@ class Door:
         return {str(each["name"]): int(each["packets"]) for each in entries}
 
     async def account(self, family: Family) -> Loss | None:
-        """What took the in probe's packets since `open`, `verify` or the last account; None where counters do not tell.
+        """What took the in probe's packets since the last account (or `open`); None where counters do not tell.
+
+        To be asked after a probe that failed: it reads the counters by running nft.
 
         Raises:
             StateError: the counters cannot be read.
         """
-        before, after = self._counted[family], await self.counters(family)
-        self._counted[family] = after
+        before, after = await self._since(family)
         return lost_in(before, after, strict=family == 4 and self._strict())
 
     async def account_out(self, family: Family) -> Loss | None:
-        """The same for the out probe."""
-        before, after = self._counted[family], await self.counters(family)
-        self._counted[family] = after
-        return lost_out(before, after)
+        """The same for the out probe. Raises StateError."""
+        return lost_out(*await self._since(family))
+
+    async def _since(self, family: Family) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        before, after = self._told.get(family, {}), await self.counters(family)
+        self._told[family] = after
+        return before, after
 
     @property
     def _table(self) -> str:
