@@ -102,7 +102,7 @@ def status(*, watch: bool = False, json: Annotated[bool, Parameter(name="--json"
     if json:
         print(dumps(_status(name)[0], indent=2))
         return 0
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     if not watch:
         console.print(_tables(*_status(name)))
         return 0
