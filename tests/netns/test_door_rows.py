@@ -8,12 +8,15 @@ TCP port, in both CNI shapes and both families, under strict rp_filter.
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 
 import pytest
 
-from netns.door_stand import PORT, TCP_PORT, Stand
+from netns.door_stand import PATIENCE, PORT, TCP_PORT, Seen, Stand
 from netns.pods import SHAPES
+from wicketgate.health.door import Door
+from wicketgate.kernel.netlink import Netlink
 
 
 @pytest.fixture(scope="module", params=SHAPES)
@@ -221,3 +224,72 @@ def test_a_rate_limit_is_met_as_a_client_meets_it(stand, family):
                 assert seen == expected, who
 
     stand.pod.acall(compare)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_server_that_does_not_pin_its_source_is_found_out(stand, family):
+    """A server on the wildcard address answers from whatever route it finds; with wg-quick's rules and a source rule
+    its answers are lost all the same, for the client outside and for the door, but not over `lo`.
+    """
+    pinned = ROWS["wg-quick's rules, replies pinned"]
+    stand.rp_filter(1)
+
+    async def asks(sock: socket.socket) -> bool:
+        with sock:
+            sock.send(b"question")
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await asyncio.get_running_loop().sock_recv(sock, 100) == b"question"
+            except (TimeoutError, OSError):
+                return False
+
+    async def compare():
+        loop = asyncio.get_running_loop()
+        inet = socket.AF_INET if family == 4 else socket.AF_INET6
+        async with stand.door() as door:
+            with socket.socket(inet, socket.SOCK_DGRAM) as server:
+                server.bind(("", 0))
+                server.setblocking(False)
+                port = server.getsockname()[1]
+                loop.add_reader(server.fileno(), lambda: server.sendto(*server.recvfrom(100)))
+                outside, local = stand.outside_socket(family), socket.socket(inet, socket.SOCK_DGRAM)
+                local.setblocking(False)
+                for sock in (outside, local):
+                    sock.connect((str(stand.net.pod_address(family)), port))
+                with stand.state(spelled(pinned.do, stand, family), spelled(pinned.undo, stand, family)):
+                    seen = await asyncio.gather(asks(outside), asks(door.udp_socket(family, port)), asks(local))
+                loop.remove_reader(server.fileno())
+        assert seen == [False, False, True]
+
+    stand.pod.acall(compare)
+
+
+def test_the_agents_half_has_a_way_past_a_strict_rp_filter(stand):
+    """With the ports pinned and nothing else, M's answer needs a rule of its own; it is tagged, and gone after closing."""
+    row = ROWS["wg-quick's rules, the two ports pinned"]
+    stand.rp_filter(1)
+
+    def ours() -> list[str]:
+        return [line for line in stand.pod.run("ip", "-4", "rule").stdout.splitlines() if "192.0.2." in line]
+
+    async def use():
+        with stand.state(spelled(row.do, stand, 4), spelled(row.undo, stand, 4)):
+            async with stand.door() as door:
+                (rule,) = ours()
+                assert f"from {stand.net.pod4} to 192.0.2.1 lookup main proto 87" in rule
+                assert await door.verify()
+                assert await stand.look(door, 4) == Seen(outside=True, door=True, lo=True)
+                stand.pod.run("ip", "rule", "del", "priority", "7")
+                assert not await door.verify()
+                await door.repair()
+                assert len(ours()) == 1
+            assert ours() == []
+            kept = Door(door._netlink, uplink="eth0", addresses=(stand.net.pod4,), tag="wg0")
+            async with Netlink() as netlink:
+                kept._netlink = netlink
+                await kept.open()
+                kept._tc.close()  # as after kill -9: nothing is undone
+                assert await Door.clean_leftovers(netlink, "wg0") > 0
+            assert ours() == []
+
+    stand.pod.acall(use)
