@@ -15,9 +15,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from wicketgate.clock import FakeClock
-from wicketgate.errors import KernelRefused, StateError
+from wicketgate.errors import InputError, KernelRefused, StateError
 from wicketgate.kernel import listings, sockets
 from wicketgate.kernel import snapshot as snapshot_module
+from wicketgate.kernel.namespace import enter
 from wicketgate.kernel.snapshot import take_snapshot
 from wicketgate.netpath.codec import from_json, to_json
 from wicketgate.netpath.snapshot import Unread
@@ -123,7 +124,8 @@ def test_without_rights_what_can_be_read_is_read(host):
     """Uid 65534 with no capability: routes, rules and sockets are there, the firewall is told as unread."""
     script = (
         "import asyncio\n"
-        "from wicketgate.kernel.snapshot import take_snapshot\n"
+        "from wicketgate.kernel.namespace import enter
+from wicketgate.kernel.snapshot import take_snapshot\n"
         "from wicketgate.netpath.codec import to_json\n"
         "print(to_json(asyncio.run(take_snapshot())))\n"
     )
@@ -201,24 +203,28 @@ def test_the_command_looks_into_another_namespace(host):
         done = wicket("--netns", where)
         assert (done.returncode, done.stderr) == (0, "")
         assert {link.name for link in from_json(done.stdout).links} == {"lo", "e0", "e1"}
+    done = wicket("--netns", "no-such-name")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("wicket: --netns no-such-name: ")
 
 
 @pytest.mark.parametrize(
-    ("where", "code", "says"),
+    ("where", "kind", "says"),
     [
-        ("no-such-name", 3, "/run/netns/no-such-name: No such file or directory"),
-        ("pid:0", 2, "allowed: a positive number"),
-        ("pid:x", 2, "allowed: a positive number"),
-        ("/etc/hostname", 3, "no network namespace"),
-        ("pid:4194304", 3, "No such file or directory"),
+        ("no-such-name", StateError, "/run/netns/no-such-name: No such file or directory"),
+        ("", InputError, "allowed: a name of `ip netns`, a path, or pid:N"),
+        ("..", InputError, "allowed: a name of `ip netns`, a path, or pid:N"),
+        ("pid:0", InputError, "allowed: a positive number"),
+        ("pid:x", InputError, "allowed: a positive number"),
+        ("/etc/hostname", StateError, "no network namespace"),
+        ("pid:4194305", StateError, "No such file or directory"),
     ],
 )
-def test_a_namespace_that_is_none(where, code, says):
-    """A mistyped name is an error and makes nothing."""
-    done = wicket("--netns", where)
-    assert done.returncode == code
-    assert says in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_namespace_that_is_none(where, kind, says):
+    """A mistyped name is an error that says what is allowed, and makes nothing."""
+    with pytest.raises(kind) as caught:
+        enter(where)
+    assert says in str(caught.value)
     assert not os.path.exists("/run/netns/no-such-name")
 
 

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 from wicketgate.netpath.snapshot import (
     RT_TABLE_DEFAULT,
     RT_TABLE_LOCAL,
     RT_TABLE_MAIN,
     Address,
+    IPAddress,
     IPNetwork,
     NextHop,
     Route,
@@ -71,8 +74,18 @@ def protocol_name(protocol: int) -> str:
     return _PROTOCOLS.get(protocol, str(protocol))
 
 
+def _ip(address: IPAddress) -> str:
+    # iproute2 prints with inet_ntop(3), which ends addresses that hold an IPv4 one in dots; Python does not, or not
+    # in every version.
+    value = int(address)
+    if address.version == 6 and (0x10000 <= value <= FULL_MASK or value >> 32 == 0xFFFF):
+        return f"::{'ffff:' if value >> 32 else ''}{IPv4Address(value & FULL_MASK)}"
+    return str(address)
+
+
 def _network(network: IPNetwork) -> str:
-    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+    address = _ip(network.network_address)
+    return address if network.prefixlen == network.max_prefixlen else f"{address}/{network.prefixlen}"
 
 
 def _ports(ports: tuple[int, int]) -> str:
@@ -163,11 +176,8 @@ def _unnamed(unknown: tuple[str, ...]) -> list[str]:
 def _hop(hop: NextHop, family: int) -> list[str]:
     words = []
     if hop.via is not None:
-        words += (
-            ["via", str(hop.via)]
-            if hop.via.version == family
-            else ["via", f"inet{hop.via.version}".replace("inet4", "inet"), str(hop.via)]
-        )
+        other = [] if hop.via.version == family else ["inet" if hop.via.version == 4 else "inet6"]
+        words += ["via", *other, _ip(hop.via)]
     if hop.oif:
         words += ["dev", hop.oif]
     return words
@@ -193,7 +203,7 @@ def _route_words(route: Route, *, explicit: bool) -> list[str]:
     if route.family == 4 and (explicit or route.scope):
         words += ["scope", _SCOPES.get(route.scope, str(route.scope))]
     if route.prefsrc is not None:
-        words += ["src", str(route.prefsrc)]
+        words += ["src", _ip(route.prefsrc)]
     if route.metric:
         words += ["metric", str(route.metric)]
     if single and route.nexthops[0].flags & RTNH_F_ONLINK:
