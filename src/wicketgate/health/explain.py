@@ -168,10 +168,13 @@ class Explainer:
         oif: str | None = None,
         mark: int = 0,
     ) -> CheckResult:
+        # ip6_route_output_flags() keeps to the device for a bound socket; for a bare question it does so only when no
+        # source is given, so that is how IPv6 has to be asked.
+        source = None if oif is not None and family == 6 else address
         try:
             answer = await self._oracle.get_route(
                 STRANGER[family],
-                src=address,
+                src=source,
                 oif=oif,
                 mark=mark,
                 uid=os.getuid(),
