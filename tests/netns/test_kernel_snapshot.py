@@ -124,8 +124,7 @@ def test_without_rights_what_can_be_read_is_read(host):
     """Uid 65534 with no capability: routes, rules and sockets are there, the firewall is told as unread."""
     script = (
         "import asyncio\n"
-        "from wicketgate.kernel.namespace import enter
-from wicketgate.kernel.snapshot import take_snapshot\n"
+        "from wicketgate.kernel.snapshot import take_snapshot\n"
         "from wicketgate.netpath.codec import to_json\n"
         "print(to_json(asyncio.run(take_snapshot())))\n"
     )
@@ -193,7 +192,11 @@ def test_a_dead_socket_directory_is_no_obstacle(host, tmp_path):
 def wicket(*arguments):
     """Run the command."""
     return subprocess.run(
-        [sys.executable, "-m", "wicketgate", "snapshot", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "wicketgate", "snapshot", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

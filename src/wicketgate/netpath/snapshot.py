@@ -66,7 +66,7 @@ class Address:
     @property
     def family(self) -> Family:
         """4 or 6."""
-        return 4 if self.interface.version == 4 else 6  # noqa: PLR2004
+        return 4 if self.interface.version == 4 else 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,14 @@ class Route:
     tos: int = 0
     src: IPNetwork | None = None  # source-specific routes (IPv6 subtrees)
     nh_id: int = 0  # nexthop object
-    metrics: Mapping[str, str] = field(default_factory=lambda: NO_MAP)  # mtu, advmss ...
+    # mtu, advmss ...; compared, but left out of the hash: a mapping has none
+    metrics: Mapping[str, str] = field(default_factory=lambda: NO_MAP, hash=False)
     unknown: tuple[str, ...] = ()  # attributes that could not be named: no verdict may rest on this route
 
     @property
     def family(self) -> Family:
         """4 or 6."""
-        return 4 if self.dst.version == 4 else 6  # noqa: PLR2004
+        return 4 if self.dst.version == 4 else 6
 
     @property
     def oif(self) -> str:
@@ -219,7 +220,7 @@ class Snapshot:
     rules: tuple[Rule, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
     # dotted names as sysctl(8) prints them: net.ipv4.conf.eth0.rp_filter -> "1"
-    sysctls: Mapping[str, str] = field(default_factory=lambda: NO_MAP)
+    sysctls: Mapping[str, str] = field(default_factory=lambda: NO_MAP, hash=False)
     sockets: tuple[ListeningSocket, ...] = ()
     wireguard: tuple[WireGuardState, ...] = ()
     firewall: Firewall = field(default_factory=Firewall)

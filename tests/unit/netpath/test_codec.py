@@ -27,6 +27,14 @@ def test_what_is_written_reads_back_equal(snapshot):
     assert to_json(from_json(text)) == text
 
 
+@given(snapshots)
+@settings(max_examples=10, deadline=None)
+def test_values_can_be_members_of_sets(snapshot):
+    """Every value has a hash, routes with metrics too, and equal ones have the same."""
+    assert hash(from_json(to_json(snapshot))) == hash(snapshot)
+    assert len(set(snapshot.routes)) <= len(snapshot.routes)
+
+
 def test_every_list_stands_on_lines_of_its_own():
     """One rule a line, so that `diff` of two snapshots reads well."""
     text = to_json(
