@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from conftest import unique
+from wicketgate.cli import app
 from wicketgate.errors import InputError, StateError
 from wicketgate.lab import state
 from wicketgate.lab.pod import Container, Rights, program
@@ -38,8 +40,17 @@ def new(cni=Cni.BRIDGE, gateways=1, **options):
     return Lab.up(Plan(unique("l"), cni, gateways), **options)
 
 
-def cli(*arguments, **options):
-    return subprocess.run([*WICKET, *arguments], capture_output=True, text=True, timeout=60, check=False, **options)
+def cli(*arguments):
+    """One command, in this process where it can be: starting an interpreter costs more than most of them do."""
+    if arguments[0] == "exec":
+        return subprocess.run([*WICKET, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = app.run(["lab", *arguments])
+        except SystemExit as stop:  # cyclopts has printed what was wrong
+            code = InputError.exit_code if stop.code else 0
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def holders(name):
@@ -323,3 +334,48 @@ def in_namespace_of(pid):
             with contextlib.suppress(OSError):
                 if os.readlink(entry / "ns/net") == own:
                     yield int(entry.name)
+
+
+def ordinary_user():
+    """The beginning of a command line that runs python as nobody, where an interpreter can be reached by everybody."""
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    paths = [path for path in sys.path if path and os.path.isdir(path)]
+    ours = [path for path in paths if "site-packages" in path or path.endswith("/src")]
+    for python in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}"):
+        command = [*drop, "env", f"PYTHONPATH={':'.join(ours)}", "PYTHONDONTWRITEBYTECODE=1", python]
+        tried = subprocess.run([*command, "-c", "import wicketgate.cli.lab"], cwd="/", capture_output=True, check=False)
+        if tried.returncode == 0:
+            return command
+    return None
+
+
+def test_an_ordinary_user_has_a_lab_where_user_namespaces_are_allowed(tmp_path_factory):
+    """up, exec and down in three commands; the second and the third join the user namespace of the first."""
+    command = ordinary_user()
+    if command is None:
+        pytest.skip("no interpreter that everybody can reach")
+    if subprocess.run([*command[:4], "unshare", "-Urn", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("user namespaces are not allowed here")
+    name = unique("l")
+    folder = Path(f"/tmp/{name}")
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    try:
+        environment = {**os.environ, "WICKET_LAB_DIR": str(folder), "HOME": "/"}
+
+        def as_user(*arguments):
+            return subprocess.run(
+                [*command, "-m", "wicketgate", "lab", *arguments],
+                cwd="/", env=environment, capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+
+        done = as_user("up", "--bare", "--cni", "vpc", "--name", name)
+        assert done.returncode == 0, done.stderr
+        pinged = as_user("exec", "--name", name, "client", "--", "ping", "-n", "-c1", "-W5", "10.0.16.11")
+        assert pinged.returncode == 0, pinged.stderr
+        down = as_user("down", "--name", name)
+        assert "pod1" in down.stdout, down.stderr
+        assert list(folder.iterdir()) == []
+    finally:
+        as_user("down", "--name", name)
+        folder.rmdir()

@@ -27,7 +27,16 @@ T = TypeVar("T")
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 HOLDER_NAME = "wicket-host"  # the holder's $0, followed by the host's name and `keep` or `bound`
 _HOLDER = r"""
-mkdir -p /run/wireguard 2>/dev/null; mount -t tmpfs -o mode=0755 tmpfs /run/wireguard || exit 3
+if ! mkdir -p /run/wireguard 2>/dev/null; then
+  # An ordinary user in a namespace of its own: /run is root's, so it is laid over with one that has the same folders.
+  aside=$(mktemp -d) && mount --rbind /run "$aside" && mount -t tmpfs -o mode=0755 tmpfs /run && mkdir /run/wireguard || exit 3
+  for each in "$aside"/*; do
+    name=${each##*/}
+    if [ -d "$each" ] && [ ! -L "$each" ]; then mkdir "/run/$name" && mount --rbind "$each" "/run/$name"; fi
+  done
+  umount -l "$aside"; rmdir "$aside"
+fi
+mount -t tmpfs -o mode=0755 tmpfs /run/wireguard || exit 3
 ip link set lo up || exit 3
 echo ready
 if [ "$2" = keep ]; then trap : TERM; sleep infinity & wait; kill $! 2>/dev/null; else cat >/dev/null; fi

@@ -26,6 +26,7 @@ from wicketgate.lab.topology import Lab, Plan
 
 GREEN = "green"
 RED = "red"
+SHOWN = 200  # characters of a step's evidence that the progress shows; the JSON has all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,8 @@ class Teller:
         word = coloured(observed) if step.ok else f"{coloured(observed)} (expected {coloured(expected)})"
         seconds = time.monotonic() - began
         self._console.print(f"  {mark} {escape(name)}: {word} [dim]{seconds:.1f} s[/]", highlight=False, soft_wrap=True)
-        self._console.print(f"      [dim]{escape(evidence)}[/]", highlight=False, soft_wrap=True)
+        shown = evidence if len(evidence) <= SHOWN else f"{evidence[:SHOWN]}…"
+        self._console.print(f"      [dim]{escape(shown)}[/]", highlight=False, soft_wrap=True)
         return step
 
     @contextmanager
