@@ -30,6 +30,7 @@ from wicketgate.wireguard.keys import PresharedKey, PrivateKey
 
 PORT, TCP_PORT = 51820, 8080
 PATIENCE = 0.2  # seconds that a silent one is waited for; an answer takes about 1 ms
+LONG_PATIENCE = 3.0  # before an answer that was expected is called missing: the machine may be busy
 WHO = ("outside", "door", "lo")
 TUNNEL = {4: IPv4Address("10.8.0.1"), 6: IPv6Address("fd08::1")}
 PROBES = {
@@ -75,6 +76,7 @@ class Stand:
     keys: dict[str, tuple[PrivateKey, PresharedKey]]
     stack: ExitStack = field(default_factory=ExitStack)
     clients: dict[str, SyntheticClient] = field(default_factory=dict)
+    patience: float = PATIENCE
 
     @classmethod
     def create(cls, shape: Shape, label: str) -> Self:
@@ -146,7 +148,7 @@ class Stand:
             client = self.clients[who]
             client.attach(sock)
             try:
-                await client.handshake(PATIENCE)
+                await client.handshake(self.patience)
             except ProbeFailure:
                 return False
             return True
@@ -167,7 +169,7 @@ class Stand:
     async def _tcp(self, who: str, family: int, door: Door) -> bool:
         if who == "door":
             try:
-                answer = await door.tcp_check(family, TCP_PORT, PATIENCE, http_path="/healthz")
+                answer = await door.tcp_check(family, TCP_PORT, self.patience, http_path="/healthz")
             except NoRouteToStrangers:
                 return False
             return answer.outcome is Outcome.ANSWERED and answer.status == 200
@@ -180,7 +182,7 @@ class Stand:
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         with sock, contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.patience):
                 await loop.sock_connect(sock, (str(self.net.pod_address(family)), TCP_PORT))
                 await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\n\r\n")
                 return (await loop.sock_recv(sock, 100)).startswith(b"HTTP/1.1 200")
@@ -194,6 +196,15 @@ class Stand:
         """The same try all three ways, at once."""
         how = self._handshake if protocol == "udp" else self._tcp
         return Seen(*await asyncio.gather(*(how(who, family, door) for who in WHO)))
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Look again, and wait longer: when what was seen is not what was expected."""
+        self.patience = LONG_PATIENCE
+        try:
+            yield
+        finally:
+            self.patience = PATIENCE
 
     @contextmanager
     def state(self, do: Sequence[str], undo: Sequence[str]) -> Iterator[None]:

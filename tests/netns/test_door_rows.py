@@ -173,6 +173,10 @@ def spelled(lines: tuple[str, ...], stand: Stand, family: int) -> list[str]:
     return [line.format(**words) for line in lines]
 
 
+async def looks(stand: Stand, door: Door, family: int) -> list[Seen]:
+    return list(await asyncio.gather(stand.look(door, family, "udp"), stand.look(door, family, "tcp")))
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_the_door_sees_what_an_outside_client_sees(stand, name):
     """In this state door and outside client agree, for UDP and TCP, IPv4 and IPv6, and `lo` claims that all is well."""
@@ -184,20 +188,21 @@ def test_the_door_sees_what_an_outside_client_sees(stand, name):
             for family in row.families:
                 udp, tcp = row.v6 if family == 6 and row.v6 is not None else (row.udp, row.tcp)
                 with stand.state(spelled(row.do, stand, family), spelled(row.undo, stand, family)):
-                    seen = await asyncio.gather(stand.look(door, family, "udp"), stand.look(door, family, "tcp"))
-                    if not all(each.door for each in seen) and not await door.verify():
+                    expected = [Seen(udp, udp, row.lo), Seen(tcp, tcp, row.lo)]
+                    seen = await looks(stand, door, family)
+                    if seen != expected and not await door.verify():
                         # As the agent does: a red is believed only from a door that stands.
                         await door.repair()
-                        seen = await asyncio.gather(stand.look(door, family, "udp"), stand.look(door, family, "tcp"))
+                        seen = await looks(stand, door, family)
+                    if seen != expected:
+                        with stand.patient():
+                            seen = await looks(stand, door, family)
                     if family == 4 and row.cause:
                         await asyncio.gather(stand._handshake("door", family, door), stand._tcp("door", family, door))
                         loss = await door.account(family)
                         assert loss is not None, f"{name}: {seen}"
                         assert loss.cause == row.cause, loss
-                    where = f"{name}, IPv{family}: {seen}; {await door.counters(family)}"
-                    assert [each.outside for each in seen] == [udp, tcp], where
-                    assert [each.door for each in seen] == [udp, tcp], where
-                    assert [each.lo for each in seen] == [row.lo, row.lo], where
+                    assert seen == expected, f"{name}, IPv{family}: {await door.counters(family)}"
 
     try:
         stand.pod.acall(compare)
@@ -220,7 +225,9 @@ def test_a_rate_limit_is_met_as_a_client_meets_it(stand, family):
         async with stand.door() as door:
             for who, expected in (("door", [True, True, False]), ("outside", [True, True, False]), ("lo", [True] * 3)):
                 with stand.state(do, undo):
-                    seen = [await stand._handshake(who, family, door) for _ in range(3)]
+                    with stand.patient():
+                        seen = [await stand._handshake(who, family, door) for _ in range(2)]
+                    seen.append(await stand._handshake(who, family, door))
                 assert seen == expected, who
 
     stand.pod.acall(compare)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from netns.door_stand import PATIENCE
+from netns.door_stand import LONG_PATIENCE, PATIENCE
 from netns.pods import PodNet
 from wicketgate.errors import KernelRefused, ToolMissing
 from wicketgate.health.door import Door, DoorUnavailable, Outcome
@@ -82,7 +82,7 @@ def door(netlink: Netlink, **options) -> Door:
     return Door(netlink, **(defaults | options))
 
 
-async def echoes(made: Door, family: int = 4) -> bool:
+async def echoes(made: Door, family: int = 4, patience: float = LONG_PATIENCE) -> bool:
     """Whether a stranger's datagram is answered by a socket of the pod."""
     loop = asyncio.get_running_loop()
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
@@ -92,7 +92,7 @@ async def echoes(made: Door, family: int = 4) -> bool:
         with made.udp_socket(family, server.getsockname()[1]) as client:
             client.send(b"question")
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(patience):
                     data, sender = await loop.sock_recvfrom(server, 100)
                     await loop.sock_sendto(server, data, sender)
                     return await loop.sock_recv(client, 100) == b"question"
@@ -279,7 +279,7 @@ def test_a_filter_that_takes_the_packets_first_is_no_green(pod, action):
         await made.open()
         assert await echoes(made)
         pod.run(*steal)
-        assert not await echoes(made)
+        assert not await echoes(made, patience=PATIENCE)
         assert not await made.verify()
         with pytest.raises(DoorUnavailable, match="pref 3 u32"):
             await made.repair()
