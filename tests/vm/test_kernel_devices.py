@@ -12,7 +12,7 @@ from netns.device_contract import CHECKS
 from vm.boot import missing, run_in_vm
 
 why = missing()
-pytestmark = [pytest.mark.skipif(why is not None, reason=str(why)), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.skipif(why is not None, reason=str(why)), pytest.mark.timeout(700)]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ran = run_in_vm(
         'modprobe wireguard\nip link set lo up\n"$PYTHON" "$ROOT/tests/vm/inside_devices.py" "$OUT/result.json"',
         out,
-        timeout=300,
+        timeout=600,
     )
     assert ran.code == 0, ran.output[-4000:]
     return json.loads((out / "result.json").read_text())
