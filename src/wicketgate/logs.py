@@ -5,9 +5,28 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
-import structlog
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Meanwhile an import of the package fails, unless it is loaded already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = cast("Any", None)  # how the import system spells "not here"
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+# structlog loads rich and pygments, where it finds them, to colour tracebacks. No log line here carries one in colour,
+# and they would make an agent's start a tenth longer.
+with _hidden("rich"):
+    import structlog
 
 LogFormat = Literal["json", "console"]
 

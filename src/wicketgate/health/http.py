@@ -13,8 +13,10 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server
 
 from wicketgate.health.board import Board
 from wicketgate.health.cause import Cause
@@ -40,7 +42,7 @@ _BAD_REQUEST = (
 # RFC 9112 section 3. A line without a version would be HTTP/0.9, which the parser behind us answers.
 _REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r?\n")
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[BaseRequest], Awaitable[StreamResponse]]
 
 
 class _QuietHandler(RequestHandler):
@@ -52,20 +54,20 @@ class _QuietHandler(RequestHandler):
 
     def handle_error(
         self,
-        request: web.BaseRequest,  # noqa: ARG002 - nothing of it is told back
+        request: BaseRequest,  # noqa: ARG002 - nothing of it is told back
         status: int = 500,
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 - it quotes what was sent
-    ) -> web.StreamResponse:
+    ) -> StreamResponse:
         """The answer to a request that could not be parsed, or whose handler failed."""
         if status >= 500 and exc is not None:
             self.log_exception("health request failed", exc_info=exc)
-        response = web.Response(status=status, text="bad request\n" if status < 500 else "error\n", headers=_HEADERS)
+        response = Response(status=status, text="bad request\n" if status < 500 else "error\n", headers=_HEADERS)
         response.force_close()
         return response
 
 
-class HttpServer(web.Server):
+class HttpServer(Server):
     """Makes connections: it is the protocol factory of the listening sockets."""
 
     def __init__(self, handler: Handler) -> None:
@@ -209,7 +211,7 @@ class Answers:
         self._metrics = metrics
         self._scrapes: dict[str, tuple[float, bytes, str]] = {}
 
-    async def handle(self, request: web.BaseRequest) -> web.Response:
+    async def handle(self, request: BaseRequest) -> Response:
         """Answer a request."""
         path, _, query = request.raw_path.partition("?")
         if path.startswith("http://"):  # absolute form, RFC 9112 section 3.2.2
@@ -228,7 +230,7 @@ class Answers:
             response.force_close()
         return response
 
-    def _health(self, path: str, query: str, accept: str) -> web.Response:
+    def _health(self, path: str, query: str, accept: str) -> Response:
         board = self._board
         verdict = board.verdict()
         causes: tuple[Cause, ...]
@@ -240,7 +242,7 @@ class Answers:
             good, causes = verdict.serving, verdict.causes
         status = 200 if good else 503
         if "application/json" in accept:
-            return web.Response(
+            return Response(
                 status=status, text=verdict.as_json(board.now()), content_type="application/json", headers=_HEADERS
             )
         if query.partition("&")[0].partition("=")[0] == "verbose":
@@ -251,7 +253,7 @@ class Answers:
             return _text(status, "the agent's probes do not turn\n")
         return _text(status, " ".join(causes) + "\n")
 
-    def _scrape(self, accept: str) -> web.Response:
+    def _scrape(self, accept: str) -> Response:
         now = self._board.now()
         kept = self._scrapes.get(accept)
         if kept is None or not 0 <= now - kept[0] < METRICS_SECONDS:
@@ -259,7 +261,7 @@ class Answers:
                 self._scrapes.clear()  # scrapers know two or three Accept headers; this is somebody else
             kept = (now, *self._metrics.render(accept))
             self._scrapes[accept] = kept
-        return web.Response(status=200, body=kept[1], headers=_HEADERS | {"Content-Type": kept[2]})
+        return Response(status=200, body=kept[1], headers=_HEADERS | {"Content-Type": kept[2]})
 
 
 def _refuse(transport: asyncio.Transport) -> None:
@@ -267,5 +269,5 @@ def _refuse(transport: asyncio.Transport) -> None:
     transport.close()
 
 
-def _text(status: int, text: str, **headers: Any) -> web.Response:
-    return web.Response(status=status, text=text, headers=_HEADERS | headers)
+def _text(status: int, text: str, **headers: Any) -> Response:
+    return Response(status=status, text=text, headers=_HEADERS | headers)
