@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wicketgate.clock import Clock
-from wicketgate.errors import StateError
+from wicketgate.errors import StateError, WicketError
 from wicketgate.gateway.live import Live, read_live
 from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.health.board import Board
@@ -29,7 +29,7 @@ from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.prober import Prober
 from wicketgate.health.server import HealthServer
 from wicketgate.health.target import Subject
-from wicketgate.health.uplinks import PortBusy, Uplink
+from wicketgate.health.uplinks import Uplink
 from wicketgate.kernel.events import EventStream, Resync
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.nft_events import watch_nftables
@@ -37,6 +37,7 @@ from wicketgate.logs import get_logger
 from wicketgate.tasks import start
 
 _log = get_logger("agent")
+_PATIENCE = 30.0  # seconds at most between two tries to put something right. A guess.
 
 
 class Keeper(Subject, Protocol):
@@ -119,6 +120,9 @@ class Agent:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._announced = False
+        self._port_trouble = ""
+        self._mishaps = 0  # in a row
+        self._retry: asyncio.TimerHandle | None = None
 
     def request_stop(self) -> None:
         """Begin to drain; a second request leaves at once. Before the tunnel is up there is nothing to drain."""
@@ -185,8 +189,8 @@ class Agent:
                 await self._drain()
                 for task in tasks:
                     task.cancel()
-        except* StateError as failures:
-            raise failures.exceptions[0] from None
+        except* WicketError as failures:
+            raise _first(failures) from None
 
     async def _drain(self) -> None:
         self._board.begin_drain()
@@ -197,6 +201,8 @@ class Agent:
                 await self._hurry.wait()
 
     async def _leave(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
         # Each step on its own: one that fails must not keep the others from tidying up.
         for what, step in (
             ("health ports", self._server.close),
@@ -217,6 +223,8 @@ class Agent:
     async def _follow_firewall(self) -> None:
         try:
             async with watch_nftables() as changed:
+                # What was committed between our own table and this moment went unseen.
+                changed.set()
                 while True:
                     await changed.wait()
                     changed.clear()
@@ -242,20 +250,35 @@ class Agent:
                     self._probe_now.set()
                 if await self._follow_uplinks(live):
                     self._probe_now.set()
-            except StateError as error:
-                # Health tells what is not right; the next event, or the next failed probe, tries again.
-                _log.error("could not put right", error=str(error))
+                if not self._port_trouble:
+                    self._mishaps = 0
+            except Exception as error:  # noqa: BLE001 - a slip of ours must not take down a tunnel that serves people
+                # Health tells what is not right. Events may be over by now, so it is tried again without one.
+                kind = "" if isinstance(error, WicketError) else type(error).__name__
+                _log.error("could not put right; trying again", error=str(error), **({"kind": kind} if kind else {}))
+                self._try_again()
+
+    def _try_again(self) -> None:
+        """Have the namespace read again after a while: longer each time, at most half a minute."""
+        seconds = min(0.5 * 2**self._mishaps, _PATIENCE)
+        self._mishaps += 1
+        if self._retry is not None:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(seconds, self._changed.set)
 
     async def _follow_uplinks(self, live: Live) -> bool:
         uplinks = live.uplinks(self._keeper.ifname)
         try:
             await self._server.set_uplinks(tuple(Uplink(u.ifname, u.addresses) for u in uplinks))
-        except PortBusy as error:
-            if self._announced:
-                # At run time the other uplinks go on; at the start it is fatal, and nothing is announced.
-                _log.error("a health port cannot be held", error=str(error))
-            else:
+            self._port_trouble = ""
+        except StateError as error:
+            # At the start it is fatal, and nothing is announced; at run time the other uplinks and the doors go on.
+            if not self._announced:
                 raise
+            if str(error) != self._port_trouble:
+                self._port_trouble = str(error)
+                _log.error("a health port cannot be held; trying again", error=str(error))
+            self._try_again()
         self._announce(uplinks)
         self._announced = True
         return await self._doors.follow(uplinks)
@@ -278,3 +301,9 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(rest, 0.05)):
                     await self._probe_now.wait()
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure of a group, however deep: what a person should read."""
+    first = failures.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

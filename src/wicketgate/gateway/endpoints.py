@@ -6,6 +6,7 @@ Resolved by `getent ahosts`, a process of its own: the C library's resolver bloc
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -19,25 +20,30 @@ _log = get_logger("endpoints")
 
 Address = tuple[IPv4Address | IPv6Address, int]
 RESOLVE_TIMEOUT = 5.0  # seconds; the C library's own default for one server
+# Programs at once: a dead name server must not add up its time-outs peer by peer. A guess.
+_AT_ONCE = 8
 # REJECT_AFTER_TIME 180 s less the rekey time of 45 s: as reresolve-dns.sh of wireguard-tools does.
 SILENT_AFTER = 135.0
 
 
 async def resolve(peers: Iterable[Peer]) -> dict[str, Address]:
     """Where the peers are reached now, by public key; those that cannot be resolved are missing, and said."""
-    found: dict[str, Address] = {}
-    for peer in peers:
-        if peer.endpoint is None:
-            continue
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(peer: Peer) -> tuple[str, Address | None]:
+        assert peer.endpoint is not None
         if peer.endpoint.address is not None:
-            found[str(peer.public_key)] = (peer.endpoint.address, peer.endpoint.port)
-            continue
-        try:
-            done = await run(["getent", "ahosts", peer.endpoint.host], timeout=RESOLVE_TIMEOUT)
-            found[str(peer.public_key)] = (ip_address(done.stdout.split()[0]), peer.endpoint.port)
-        except (WicketError, IndexError, ValueError):
-            _log.warning("endpoint cannot be resolved; it is tried again", peer=peer.label, host=peer.endpoint.host)
-    return found
+            return str(peer.public_key), (peer.endpoint.address, peer.endpoint.port)
+        async with turns:
+            try:
+                done = await run(["getent", "ahosts", peer.endpoint.host], timeout=RESOLVE_TIMEOUT)
+                return str(peer.public_key), (ip_address(done.stdout.split()[0]), peer.endpoint.port)
+            except (WicketError, IndexError, ValueError):
+                _log.warning("endpoint cannot be resolved; it is tried again", peer=peer.label, host=peer.endpoint.host)
+                return str(peer.public_key), None
+
+    answers = await asyncio.gather(*(one(peer) for peer in peers if peer.endpoint is not None))
+    return {key: where for key, where in answers if where is not None}
 
 
 def silent(peer: Peer, state: PeerState | None, now: float) -> bool:

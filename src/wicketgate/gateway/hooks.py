@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import shutil
 from collections.abc import Sequence
 
 from wicketgate.errors import StateError
+from wicketgate.kernel.process import run
 from wicketgate.logs import get_logger
 
 _log = get_logger("hooks")
@@ -39,26 +38,14 @@ async def run_hooks(kind: str, commands: Sequence[str], ifname: str, *, must_suc
 
 
 async def _run(line: str) -> str:
+    """Empty when it went well. What a hook leaves running in the background is not waited for, as with wg-quick."""
     shell = shutil.which("bash") or "/bin/sh"
-    process = await asyncio.create_subprocess_exec(
-        shell,
-        "-c",
-        line,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        env=dict(os.environ),
-    )
     try:
-        async with asyncio.timeout(HOOK_TIMEOUT):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return f"did not end within {HOOK_TIMEOUT:g} s and was killed"
-    if process.returncode:
-        return (
-            f"exit code {process.returncode}: {output.decode(errors='replace').strip()[-400:] or 'it printed nothing'}"
-        )
+        # Cancelled (a SIGTERM while it runs) or too slow: the hook and its children are killed.
+        done = await run([shell, "-c", line], timeout=HOOK_TIMEOUT)
+    except StateError as error:
+        return str(error)
+    if done.code:
+        said = (done.stdout + done.stderr).strip()[-400:]
+        return f"exit code {done.code}: {said or 'it printed nothing'}"
     return ""

@@ -9,11 +9,28 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 from typing import Self
 
 from wicketgate.errors import StateError
 
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_PREFIX = "wicketgate/"
+
+
+def other_agents(ifname: str) -> tuple[str, ...]:
+    """The tunnels in this network namespace that other living agents are in charge of.
+
+    What carries our tag may be theirs: pins are shared, as they belong to uplinks and not to a tunnel.
+    """
+    try:
+        rows = Path("/proc/thread-self/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    # An abstract name is shown with `@` for its leading zero byte.
+    names = {row.split(maxsplit=7)[7].strip() for row in rows[1:] if len(row.split(maxsplit=7)) == 8}
+    held = {name.removeprefix(f"@{_PREFIX}") for name in names if name.startswith(f"@{_PREFIX}")}
+    return tuple(sorted(held - {ifname}))
 
 
 class InterfaceLock:
@@ -24,7 +41,7 @@ class InterfaceLock:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
     def __enter__(self) -> Self:
-        name = f"\0wicketgate/{self._ifname}"
+        name = f"\0{_PREFIX}{self._ifname}"
         try:
             self._socket.bind(name)
             self._socket.listen(1)

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from wicketgate.clock import Clock, SystemClock
 from wicketgate.errors import WicketError
 from wicketgate.health.door import Door, DoorUnavailable
 from wicketgate.logs import get_logger
@@ -15,6 +17,8 @@ _log = get_logger("door")
 
 DoorMode = Literal["auto", "always", "never"]
 _FAMILIES: tuple[Family, ...] = (4, 6)
+# What kept a door from being built may pass: a firewall's reload, a busy nft. A guess at how often to look.
+RETRY_SECONDS = 30.0
 
 
 class DoorUplink(Protocol):
@@ -50,10 +54,19 @@ class DoorKeeper:
     Strangers come in by the uplink with the default route. An IPv4 address counts as served even when that route is
     missing (a pod without it serves nobody, and that must show); an IPv6 address counts once a default route has been
     seen: many clusters hand out IPv6 addresses that lead nowhere.
+
+    Doors are built and removed by one caller at a time. A round of probes that met one half built proves nothing:
+    whoever probes waits with `settled` and compares `generation` afterwards.
     """
 
-    def __init__(self, make: DoorFactory | None, *, mode: DoorMode, why_not: str = "") -> None:
+    def __init__(
+        self, make: DoorFactory | None, *, mode: DoorMode, why_not: str = "", clock: Clock | None = None
+    ) -> None:
         self._make = make if mode != "never" else None
+        self._clock = clock or SystemClock()
+        self._turn = asyncio.Lock()
+        self._tried: dict[str, float] = {}
+        self.generation = 0  # grows whenever a door was built, removed or chosen anew
         self._mode = mode
         self._why_not = "switched off (--door never)" if mode == "never" else why_not
         self._open: dict[str, Door] = {}
@@ -98,6 +111,10 @@ class DoorKeeper:
         Returns:
             True when something changed.
         """
+        async with self._turn:
+            return await self._follow(uplinks)
+
+    async def _follow(self, uplinks: Sequence[DoorUplink]) -> bool:
         for uplink in uplinks:
             self._seen_default |= {(uplink.ifname, family) for family in uplink.default}
         chosen: dict[Family, DoorUplink] = {}
@@ -112,6 +129,7 @@ class DoorKeeper:
         wanted = {u.ifname: u for u in chosen.values()}
         changed = set(chosen.items()) != set(self._chosen.items())
         self._chosen = chosen
+        self.generation += changed
         for name in list(self._known):
             old, new = self._known[name], wanted.get(name)
             if new is None or (new.ifindex, new.addresses) != (old.ifindex, old.addresses):
@@ -125,6 +143,27 @@ class DoorKeeper:
                 await self._build(uplink)
         return changed
 
+    async def settled(self) -> None:
+        """Wait until nobody is building."""
+        async with self._turn:
+            return
+
+    async def retry(self) -> bool:
+        """Try again to build a door that could not be built, once in a while.
+
+        Returns:
+            True when one was built.
+        """
+        if self._make is None or all(name in self._open for name in self._known):
+            return False
+        now, built = self._clock.monotonic(), False
+        async with self._turn:
+            for name, uplink in list(self._known.items()):
+                if name not in self._open and now - self._tried.get(name, now) >= RETRY_SECONDS:
+                    await self._build(uplink)
+                    built = built or name in self._open
+        return built
+
     async def verify(self) -> bool:
         """Look whether the doors still stand; build those that do not anew.
 
@@ -132,34 +171,38 @@ class DoorKeeper:
             True when one was built anew.
         """
         rebuilt = False
-        for name, uplink in list(self._known.items()):
-            door = self._open.get(name)
-            if door is None:
-                continue
-            try:
-                intact = await door.verify()
-            except WicketError:
-                intact = False
-            if not intact:
-                _log.warning("somebody removed a part of the door; it is built anew", uplink=name)
-                await self._shut(name)
-                await self._build(uplink)
-                rebuilt = True
+        async with self._turn:
+            for name, uplink in list(self._known.items()):
+                door = self._open.get(name)
+                if door is None:
+                    continue
+                try:
+                    intact = await door.verify()
+                except WicketError:
+                    intact = False
+                if not intact:
+                    _log.warning("somebody removed a part of the door; it is built anew", uplink=name)
+                    await self._shut(name)
+                    await self._build(uplink)
+                    rebuilt = True
         return rebuilt
 
     async def close(self) -> None:
         """Remove every door."""
-        for name in list(self._open):
-            await self._shut(name)
-        self._known.clear()
+        async with self._turn:
+            for name in list(self._open):
+                await self._shut(name)
+            self._known.clear()
 
     async def _build(self, uplink: DoorUplink) -> None:
         if self._make is None:
             return
+        self.generation += 1
+        self._tried[uplink.ifname] = self._clock.monotonic()
         door = self._make(uplink.ifname, uplink.addresses)
         try:
             await door.open()
-        except DoorUnavailable as error:
+        except (DoorUnavailable, OSError) as error:
             if self._reasons.get(uplink.ifname) != str(error):
                 _log.warning("no door here; the evidence is weaker and says so", uplink=uplink.ifname, why=str(error))
             self._reasons[uplink.ifname] = str(error)
@@ -171,7 +214,8 @@ class DoorKeeper:
         door = self._open.pop(name, None)
         if door is None:
             return
+        self.generation += 1
         try:
             await door.close()
-        except WicketError as error:
+        except (WicketError, OSError) as error:
             _log.warning("could not remove the door", uplink=name, error=str(error))

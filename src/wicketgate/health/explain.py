@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from wicketgate.errors import KernelRefused
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.target import ProbeTarget
+from wicketgate.kernel import sysctl
 from wicketgate.kernel.netlink import RouteAnswer
 from wicketgate.kernel.sockets import listening_sockets
 from wicketgate.netpath.snapshot import Family, IPAddress
@@ -26,6 +28,17 @@ STRANGER: dict[Family, IPAddress] = {4: ip_address("203.0.113.9"), 6: ip_address
 _STRANGERS_PORT = 40000
 _TCP, _UDP = 6, 17
 _NOT_SEEN = "firewalls are not seen this way"
+
+
+# Above this share the kernel is already throwing out flows (early_drop in nf_conntrack_core.c), or drops new ones. A guess.
+_CONNTRACK_FULL = 0.98
+
+
+def conntrack_usage() -> tuple[int, int] | None:
+    """Flows that are tracked in this network namespace, and how many there may be; None without connection tracking."""
+    values = [sysctl.read(f"net.netfilter.nf_conntrack_{which}") for which in ("count", "max")]
+    count, most = (int(v) if v is not None and v.isdigit() else -1 for v in values)
+    return (count, most) if count >= 0 and most > 0 else None  # a maximum of 0 is none
 
 
 class RouteOracle(Protocol):
@@ -51,14 +64,25 @@ class RouteOracle(Protocol):
 class Explainer:
     """Asks about one uplink at a time."""
 
-    def __init__(self, oracle: RouteOracle, *, health_port: int) -> None:
+    def __init__(
+        self,
+        oracle: RouteOracle,
+        *,
+        health_port: int,
+        conntrack: Callable[[], tuple[int, int] | None] = conntrack_usage,
+    ) -> None:
         self._oracle = oracle
         self._health_port = health_port
+        self._conntrack = conntrack
 
     async def why(
         self, target: ProbeTarget, family: Family, uplink: str, address: IPAddress, at: float
     ) -> CheckResult | None:
         """The first invariant that does not hold; None when all do (then it is a firewall, a peer, a process)."""
+        usage = self._conntrack()
+        if usage is not None and usage[0] >= _CONNTRACK_FULL * usage[1]:
+            words = f"connection tracking holds {usage[0]} of {usage[1]} flows (net.netfilter.nf_conntrack_max): new ones are dropped"
+            return _fail("conntrack", Cause.CONNTRACK_FULL, words, at)
         for check in await self.all(target, family, uplink, address, at):
             if check.state is State.FAIL:
                 return check
@@ -134,9 +158,7 @@ class Explainer:
                     return _pass(name, f"UDP port {target.listen_port} is bound; nothing was proved beyond that", at)
         return _fail(name, Cause.NO_LISTENER, f"nothing is bound to UDP port {target.listen_port}", at)
 
-    async def _forwarded(
-        self, target: ProbeTarget, family: Family, probe: IPAddress, at: float
-    ) -> CheckResult:
+    async def _forwarded(self, target: ProbeTarget, family: Family, probe: IPAddress, at: float) -> CheckResult:
         name = f"forwarding-ipv{family}"
         try:
             answer = await self._oracle.get_route(STRANGER[family], src=probe, iif=target.ifname)

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 from wicketgate.clock import Clock
@@ -40,6 +41,7 @@ _HANDSHAKE_SPACING = 0.03  # seconds
 _SHORTEST_TIMEOUT = 0.25  # seconds; a CPU limit can pause a pod for 100 ms at a time
 _LONGEST_TIMEOUT = 1.0
 _ECHO_PAYLOAD = 16  # bytes
+_UNSTEADY = 3  # tries to find the doors at rest; then the last results count, whatever they are
 
 _HANDSHAKE_CAUSE = {
     Step.REFUSED: Cause.NO_LISTENER,
@@ -85,27 +87,50 @@ class Prober:
         self._last_handshake = float("-inf")
 
     async def round(self) -> bool:
-        """Probe and publish.
+        """Probe and publish. Whatever goes wrong in it is a red round, never the end of the agent.
 
         Returns:
             True when something was mended meanwhile and the namespace should be looked at again.
         """
         self._board.beat()
         try:
-            target = await self._subject.target()
-            results, evidence = await self._results(target)
-            mended = False
-            if any(r.state is not State.PASS for r in results):
-                mended = await self._subject.mend()
-                mended = await self._doors.verify() or mended
-                if mended:
-                    target = await self._subject.target()
-                    results, evidence = await self._results(target)
+            return await self._round()
         except StateError as error:
             self._board.publish([self._unknown("state", str(error))], "tunnel", "model")
-            return False
+        except Exception as error:  # noqa: BLE001 - a slip of ours must not take the tunnel down; it is red and said
+            _log.error("a round of probes failed in an unexpected way", error=str(error), kind=type(error).__name__)
+            self._board.publish([self._unknown("state", f"{type(error).__name__}: {error}")], "tunnel", "model")
+        return False
+
+    async def _round(self) -> bool:
+        mended = await self._doors.retry()
+        target, results, evidence = await self._steady_results()
+        if any(r.state is not State.PASS for r in results):
+            mended = await self._mend() or mended
+            mended = await self._doors.verify() or mended
+            if mended:
+                target, results, evidence = await self._steady_results()
         self._board.publish(results, target.level, evidence, backend=target.backend, scope=self._scope(target))
         return mended
+
+    async def _mend(self) -> bool:
+        try:
+            return await self._subject.mend()
+        except StateError as error:
+            # What was found is told all the same: it has the better cause.
+            _log.warning("after a failed probe the device could not be looked at", why=str(error))
+            return False
+
+    async def _steady_results(self) -> tuple[ProbeTarget, list[CheckResult], Evidence]:
+        """Results from doors that stood all the while: one that was half built would be taken for a closed one."""
+        for _ in range(_UNSTEADY):
+            await self._doors.settled()
+            generation = self._doors.generation
+            target = await self._subject.target()
+            results, evidence = await self._results(target)
+            if self._doors.generation == generation:
+                break
+        return target, results, evidence
 
     def _scope(self, target: ProbeTarget) -> str:
         """What the round was about: with another scope, checks that are no longer made are not missed."""
@@ -128,8 +153,9 @@ class Prober:
             return results + await self._port(target), "port"
         if target.identity is None or target.public_key is None:
             results.append(self._unknown("handshake", "no probe peer is on the device: nothing can be proved"))
-            return results + await self._model(target), "model"
+            return results + await self._model(target, families), "model"
         evidence: Evidence = "door"
+        doorless: list[Family] = []
         for family in families:
             door = self._doors.door(family)
             if door is not None:
@@ -141,9 +167,9 @@ class Prober:
                 )
             else:
                 evidence = "model"
+                doorless.append(family)
                 results += await self._over_loopback(target, family)
-        if evidence == "model":
-            results += await self._model(target)
+        results += await self._model(target, doorless)
         if target.outside is not None:
             results.append(await self._outside(target))
         return results, evidence
@@ -154,7 +180,7 @@ class Prober:
             sock = door.udp_socket(family, target.listen_port)
         except NoRouteToStrangers as error:
             # A client's answer would meet the same missing route: this is a finding, not a failure of the probe.
-            return [await self._explained(self._fail(name, Cause.REPLY_UNROUTABLE, str(error)), target, family)]
+            return await self._explained([self._fail(name, Cause.REPLY_UNROUTABLE, str(error))], target, family, door)
         except StateError as error:
             return [self._unknown(name, str(error))]
         with sock:
@@ -164,7 +190,7 @@ class Prober:
                     await self._egress(target, path, door) for path in target.egress_paths if path.family == family
                 ]
         results.append(await self._balancer(family, door))
-        return [await self._explained(r, target, family) for r in results]
+        return await self._explained(results, target, family, door)
 
     async def _over_loopback(self, target: ProbeTarget, family: Family) -> list[CheckResult]:
         address = self._doors.address(family)
@@ -203,7 +229,7 @@ class Prober:
         if not target.paths:
             return [
                 *results,
-                self._fail(f"tunnel-{suffix}", Cause.ADDRESS_MISSING, "the tunnel has no address to ping"),
+                self._fail(f"tunnel-{suffix}", Cause.ADDRESS_MISSING, "no address of the tunnel is known to ping"),
             ]
         slowest = 0.0
         try:
@@ -277,9 +303,9 @@ class Prober:
             )
         return self._pass("outside", "the outside host answered through the tunnel", seconds)
 
-    async def _model(self, target: ProbeTarget) -> list[CheckResult]:
+    async def _model(self, target: ProbeTarget, families: Sequence[Family]) -> list[CheckResult]:
         results = []
-        for family in self._doors.families():
+        for family in families:
             where = self._doors.uplink(family), self._doors.address(family)
             results += await self._explainer.all(target, family, *where, self._board.now())
         return results
@@ -293,16 +319,32 @@ class Prober:
             results.append(await self._explainer.balancer(family, uplink, address, self._board.now()))
         return results
 
-    async def _explained(self, result: CheckResult, target: ProbeTarget, family: Family) -> CheckResult:
-        """A red door says that it is closed; the kernel's own answers often say why."""
-        if result.state is not State.FAIL:
-            return result
+    async def _explained(
+        self, results: list[CheckResult], target: ProbeTarget, family: Family, door: Door
+    ) -> list[CheckResult]:
+        """A red door says that it is closed; the kernel's own answers and the door's counters often say why."""
+        red = [r for r in results if r.state is State.FAIL]
+        if not red:
+            return results
+        cause, words = None, ""
         with contextlib.suppress(StateError):
             where = self._doors.uplink(family), self._doors.address(family)
             why = await self._explainer.why(target, family, *where, self._board.now())
-            if why is not None and why.cause is not None:
-                return self._fail(result.name, why.cause, f"{result.evidence}; {why.evidence}")
-        return result
+            if why is not None:
+                cause, words = why.cause, why.evidence
+            else:
+                # One account a round: each starts where the last one ended.
+                out = any(r.name.startswith("egress") for r in red)
+                loss = await (door.account_out(family) if out else door.account(family))
+                if loss is not None:
+                    cause, words = loss.cause, loss.words
+                    red = [r for r in red if r.name.startswith("egress") is out]
+        if cause is None:
+            return results
+        return [
+            self._fail(r.name, cause, f"{r.evidence}; {words}") if any(r is each for each in red) else r
+            for r in results
+        ]
 
     # -- small things
 
