@@ -7,15 +7,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wicketgate.clock import Clock
-from wicketgate.config.settings import GatewaySettings, SidecarSettings
+from wicketgate.config.settings import Choice, GatewaySettings, SidecarSettings
 from wicketgate.gateway.agent import Agent, AgentOptions, Keeper
 from wicketgate.gateway.keeper import View
 from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.health.board import Board
-from wicketgate.health.door import Door
+from wicketgate.health.door import Door, TcpMode
 from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.explain import Explainer
 from wicketgate.health.metrics import Metrics
+from wicketgate.health.oracle import KernelOracle
 from wicketgate.health.prober import Prober
 from wicketgate.health.server import HealthServer
 from wicketgate.kernel.netlink import Netlink
@@ -51,7 +52,9 @@ def assemble(
     metrics = Metrics(board, keeper.view)
 
     def make_door(uplink: str, addresses: tuple[IPAddress, ...]) -> Door:
-        return Door(netlink, uplink=uplink, addresses=addresses, tag=keeper.ifname)
+        # `--door always` is the user's word that this kernel queues what is redirected.
+        tcp: TcpMode = "always" if settings.door is Choice.ALWAYS else "auto"
+        return Door(netlink, uplink=uplink, addresses=addresses, tag=keeper.ifname, tcp=tcp)
 
     doors = DoorKeeper(
         make_door if privileged else None,
@@ -77,7 +80,7 @@ def assemble(
             keeper,
             board=board,
             doors=doors,
-            explainer=Explainer(netlink, health_port=settings.health_port),
+            explainer=Explainer(KernelOracle(netlink), health_port=settings.health_port),
             health_port=settings.health_port,
             interval=settings.probe_interval,
             clock=clock,
