@@ -28,10 +28,10 @@ from pyroute2.netlink import NLM_F_REPLACE, rtnl
 from wicketgate.errors import StateError
 from wicketgate.kernel import decode
 from wicketgate.kernel.connection import CheckingMarshal
-from wicketgate.kernel.journal import journal
+from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Address, Link, Neighbour, Route, Rule
 
-_log = journal("events")
+_log = get_logger("events")
 
 NETLINK_ROUTE = 0
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h; with CAP_NET_ADMIN it may exceed net.core.rmem_max
