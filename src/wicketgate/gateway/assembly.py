@@ -10,6 +10,7 @@ from wicketgate.clock import Clock
 from wicketgate.config.settings import Choice, GatewaySettings, SidecarSettings
 from wicketgate.gateway.agent import Agent, AgentOptions, Keeper
 from wicketgate.gateway.keeper import View
+from wicketgate.gateway.narrate import narrate
 from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.health.board import Board
 from wicketgate.health.door import Door, TcpMode
@@ -49,6 +50,7 @@ def assemble(
         say: prints the line that tells where health is.
     """
     board = Board(clock, settings.probe_interval)
+    narrate(board)
     metrics = Metrics(board, keeper.view)
 
     def make_door(uplink: str, addresses: tuple[IPAddress, ...]) -> Door:
@@ -60,6 +62,7 @@ def assemble(
         make_door if privileged else None,
         mode=settings.door.value,
         why_not="" if privileged else "no CAP_NET_ADMIN",
+        clock=clock,
     )
     told: list[bool] = []
 

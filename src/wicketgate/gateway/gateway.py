@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +20,12 @@ from wicketgate.config.wgquick import WgQuickConfig
 from wicketgate.errors import InputError, StateError
 from wicketgate.gateway import endpoints, firewall
 from wicketgate.gateway.desired import Desired, desire
+from wicketgate.gateway.exit_peer import ExitWatch
 from wicketgate.gateway.forwarding import Forwarding
 from wicketgate.gateway.hooks import run_hooks
 from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
+from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.peers import peer_changes
 from wicketgate.gateway.saving import save_config
 from wicketgate.gateway.steps import Step, rule_step, tunnel_steps
@@ -37,16 +39,14 @@ from wicketgate.kernel.ownership import LINK_ALIAS
 from wicketgate.kernel.plan import Plan
 from wicketgate.kernel.wireguard import WireGuardBackend, choose_backend, find_backend
 from wicketgate.logs import get_logger
-from wicketgate.netpath.snapshot import WireGuardState
+from wicketgate.netpath.snapshot import Rule
 from wicketgate.wireguard.device import DeviceConfig, PeerConfig
 from wicketgate.wireguard.keys import PresharedKey, PublicKey
 
 _log = get_logger("gateway")
 
 _RESOLVE_EVERY = 30.0  # seconds between looks at silent peers with named endpoints
-_FRESH_HANDSHAKE = 180.0  # seconds; REJECT_AFTER_TIME: an older session carries nothing
-_STIR_AFTER = 120.0  # seconds; REKEY_AFTER_TIME: traffic after that makes the device shake hands again
-_DISCARD = 9  # RFC 863
+_RELOAD_AGAIN = 5.0  # seconds until a reload that could not be completed is tried again. A guess.
 _LEVELS = {Level.HANDSHAKE: "handshake", Level.TUNNEL: "tunnel", Level.EGRESS: "egress"}
 
 
@@ -91,6 +91,8 @@ class Gateway:
         self._desired: Desired | None = None
         self._live: Live | None = None
         self._table = ""  # our nft table as the kernel lists it
+        self._exit = ExitWatch(self.ifname, clock)
+        self._behind = False  # a reload could not be completed
         self._up = False
         self._busy = asyncio.Lock()
         # Keys that the last configuration put on the device: they may be taken off it again.
@@ -123,12 +125,12 @@ class Gateway:
             plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
         else:
             await self._keep_device()
-        for step in tunnel_steps(self._desired, live, self._netlink):
+        for step in tunnel_steps(self._desired, live, self._netlink, stale=self._left_rules(live)):
             plan.add(step)
-        if self._settings.strategy is Strategy.PIN:
-            # Before role exit's rules take effect, so that no reply is lost in between.
-            await self._pins.keep(live, self.ifname)
         try:
+            if self._settings.strategy is Strategy.PIN:
+                # Before role exit's rules take effect, so that no reply is lost in between.
+                await self._pins.keep(live, self.ifname)
             if not fresh:
                 # Half of it is there already and serves people: what cannot be completed must not tear it down.
                 await plan.apply()
@@ -146,7 +148,7 @@ class Gateway:
         except BaseException:
             if fresh:
                 await plan.undo()
-                await self._pins.remove(r for r in our_rules(await read_live(self._netlink)))
+                await self._pins.remove(self._left_rules(await read_live(self._netlink)))
             raise
         self._up = True
         if not fresh:
@@ -154,6 +156,10 @@ class Gateway:
         self._live = await read_live(self._netlink)
         await self._forwarding.keep(self._live, self._desired)
         self.view.device = await backend.get(self.ifname)
+
+    def _left_rules(self, live: Live) -> tuple[Rule, ...]:
+        """Rules with our tag that go when this tunnel goes: pins and those of other tunnels stay while these live."""
+        return () if other_agents(self.ifname) else our_rules(live)
 
     async def _find(self, live: Live) -> WireGuardBackend:
         link = live.link(self.ifname)
@@ -228,9 +234,12 @@ class Gateway:
             before, self._live = self._live, live
             changed = False
             if live.link(self.ifname) is None:
-                await self._recreate()
+                # Making it anew ends every session: one look is not enough.
                 live = await read_live(self._netlink)
-                changed = True
+                if live.link(self.ifname) is None:
+                    await self._recreate()
+                    live = await read_live(self._netlink)
+                    changed = True
             if before is not None and [u.mtu for u in before.uplinks(self.ifname)] != [
                 u.mtu for u in live.uplinks(self.ifname)
             ]:
@@ -340,9 +349,10 @@ class Gateway:
             except InputError as error:
                 _log.error("the new configuration is not taken; the old one goes on", problem=str(error))
                 return
-            if config == self._config:
+            if config == self._config and not self._behind:
                 return
             _log.info("reload", path=self._path)
+            old_rules = self._desired.rules if self._desired is not None else ()
             self._ours |= {p.public_key for p in self._config.peers}
             self._config = config
             live = await read_live(self._netlink)
@@ -352,10 +362,12 @@ class Gateway:
                 _log.warning(warning)
             try:
                 await self._keep_device()
-                await Plan(tunnel_steps(self._desired, live, self._netlink)).apply()
+                await Plan(tunnel_steps(self._desired, live, self._netlink, stale=old_rules)).apply()
                 await self._apply_table()
+                self._behind = False
             except StateError as error:
-                _log.error("reload is incomplete; it is tried again when something changes", error=str(error))
+                self._behind = True
+                _log.error("reload is incomplete; it is tried again soon", error=str(error))
 
     async def serve(self, changed: asyncio.Event) -> None:
         """Follow the file, and look silent named endpoints up again."""
@@ -364,9 +376,17 @@ class Gateway:
             group.create_task(self._follow_endpoints(), name="endpoints")
 
     async def _follow_file(self, changed: asyncio.Event) -> None:
-        async with watch_directory(str(Path(self._path).parent)) as touched:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                touched = await stack.enter_async_context(watch_directory(str(Path(self._path).parent)))
+            except StateError as error:
+                # Many nodes are short of inotify instances; that is no reason to serve nobody.
+                _log.warning("a changed file is only noticed on SIGHUP", why=str(error))
+                touched = asyncio.Event()
             while True:
-                await touched.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RELOAD_AGAIN if self._behind else None):
+                        await touched.wait()
                 touched.clear()
                 await self.reload()
                 changed.set()
@@ -377,8 +397,7 @@ class Gateway:
             if not any(p.endpoint is not None and p.endpoint.address is None for p in self._config.peers):
                 continue
             try:
-                async with self._busy:
-                    await self._move_endpoints()
+                await self._move_endpoints()
             except StateError as error:
                 _log.warning("endpoints were not looked up", error=str(error))
 
@@ -388,11 +407,15 @@ class Gateway:
         have = {p.public_key: p for p in state.peers}
         now = self._clock.wall()
         quiet: list[Peer] = [p for p in self._config.peers if endpoints.silent(p, have.get(str(p.public_key)), now)]
+        # Names may take seconds; nothing else waits for them.
         found = await endpoints.resolve(quiet)
-        for peer in quiet:
-            where = found.get(str(peer.public_key))
-            known = have.get(str(peer.public_key))
-            if where is not None and (known is None or known.endpoint != where):
+        async with self._busy:
+            for peer in quiet:
+                where, known = found.get(str(peer.public_key)), have.get(str(peer.public_key))
+                if not self._up or where is None or known is None or known.endpoint == where:
+                    continue
+                if self._config.peer(peer.public_key) != peer:
+                    continue  # reloaded meanwhile
                 _log.info("change", did=f"wg set {self.ifname} peer {peer.public_key} endpoint {peer.endpoint}")
                 moved = PeerConfig(peer.public_key, endpoint=where)
                 await self._backend.configure(self.ifname, DeviceConfig(peers=(moved,)))
@@ -409,7 +432,7 @@ class Gateway:
         is_exit = self._settings.role is Role.EXIT
         if is_exit and level is Level.EGRESS:
             self.view.device = await self._backend.get(self.ifname)
-            checks.append(self._exit_check(self.view.device))
+            checks.append(self._exit.check(self.view.device.peers))
         port = device.listen_port or (self.view.device.listen_port if self.view.device else 0)
         egress = self._settings.egress
         assert device.private_key is not None
@@ -448,34 +471,6 @@ class Gateway:
             return [CheckResult("interface", State.FAIL, words, cause=Cause.ADDRESS_MISSING, at=at)]
         return [CheckResult("interface", State.PASS, f"{self.ifname} is up and has its addresses", at=at)]
 
-    def _exit_check(self, state: WireGuardState) -> CheckResult:
-        """Role exit stands and falls with the peer that takes the default; a handshake is what can be seen of it."""
-        at = self._clock.monotonic()
-        peers = [p for p in state.peers if any(n.prefixlen == 0 for n in p.allowed_ips)]
-        if not peers:
-            words = "no peer takes 0.0.0.0/0 or ::/0"
-            return CheckResult("exit", State.FAIL, words, cause=Cause.NO_PEER_FOR_DESTINATION, at=at)
-        if all(p.endpoint is None for p in peers):
-            words = "the exit peer has no endpoint"
-            return CheckResult("exit", State.FAIL, words, cause=Cause.PEER_WITHOUT_ENDPOINT, at=at)
-        last = max(p.latest_handshake for p in peers)
-        age = self._clock.wall() - last
-        if not last or age > _STIR_AFTER:
-            self._stir()
-        if last and age <= _FRESH_HANDSHAKE:
-            return CheckResult("exit", State.PASS, f"the exit peer shook hands {max(age, 0):.0f} s ago", at=at)
-        words = f"the exit peer has not shaken hands for {age:.0f} s" if last else "the exit peer never shook hands"
-        return CheckResult("exit", State.FAIL, words, cause=Cause.EGRESS_UNREACHABLE, at=at)
-
-    def _stir(self) -> None:
-        """One datagram to nobody through the tunnel: WireGuard shakes hands when there is something to send."""
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.ifname.encode())
-                sock.sendto(b"\0", ("192.0.2.3", _DISCARD))
-        except OSError as error:
-            _log.debug("could not stir the exit peer", error=str(error))
-
     # -- down
 
     async def leave(self) -> None:
@@ -490,9 +485,11 @@ class Gateway:
                 await save_config(self._path, self._config, self._backend, self.ifname, hide=self._probe.public_key)
             await self._delete_table()
             live = await read_live(self._netlink)
-            for rule in our_rules(live):
-                step = rule_step("del", rule, self._netlink)
-                await Plan([step]).apply()
+            assert self._desired is not None
+            own = [r for r in live.rules if r in self._desired.rules]
+            for rule in dict.fromkeys((*self._left_rules(live), *own)):
+                with contextlib.suppress(StateError):  # gone already; whatever it is, the rest has to go as well
+                    await Plan([rule_step("del", rule, self._netlink)]).apply()
             await self._forwarding.restore()
             _log.info("change", did=f"ip link delete {self.ifname}")
             await self._backend.destroy(self.ifname)

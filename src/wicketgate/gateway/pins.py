@@ -108,4 +108,7 @@ def pin_changes(rules: Sequence[Rule], addresses: Iterable[IPAddress]) -> RuleCh
 
 def is_pin(rule: Rule) -> bool:
     """Whether one of our rules is a pin (and not one of role exit's)."""
-    return rule.src is not None and rule.table == RT_TABLE_MAIN and rule.suppress_prefixlength is None
+    # A rule with a destination is a door's.
+    return (
+        rule.src is not None and rule.dst is None and rule.table == RT_TABLE_MAIN and rule.suppress_prefixlength is None
+    )

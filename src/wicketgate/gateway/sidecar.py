@@ -12,6 +12,7 @@ anew. Interfaces tell by events; peers do not, so a failed probe looks at the de
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -21,6 +22,7 @@ from wicketgate.config.settings import Level, SidecarSettings, Strategy
 from wicketgate.errors import StateError
 from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
+from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.steps import Step
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
@@ -115,6 +117,7 @@ class Sidecar:
             if link is None:
                 if self._ifindex:
                     _log.warning("the tunnel is gone; waiting for it to come back", interface=self.ifname)
+                self._obstacle = ""
                 await self._forget()
                 return changed
             if link.index != self._ifindex or self._backend is None:
@@ -304,6 +307,9 @@ class Sidecar:
             self._left = True
             if not self._privileged:
                 return
+            if self._seen and self._backend is None:
+                with contextlib.suppress(StateError):  # it could not be reached a moment ago
+                    self._backend = await find_backend(self.ifname, netlink=self._netlink)
             if self._backend is not None and self._seen:
                 try:
                     _log.info("change", did=f"wg set {self.ifname} peer {self._probe.public_key} remove")
@@ -316,7 +322,9 @@ class Sidecar:
                 if route.protocol == ROUTE_PROTOCOL and route.oif == self.ifname:
                     _log.info("change", did=route_command("del", route))
                     await self._netlink.delete_route(route)
-            await self._pins.remove(our_rules(live))
+            # Pins belong to uplinks: while another agent lives here they are its as well.
+            if not other_agents(self.ifname):
+                await self._pins.remove(our_rules(live))
 
 
 def _adder(netlink: Netlink, route: Route) -> Callable[[], Awaitable[None]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from wicketgate.errors import KernelRefused
@@ -15,7 +15,7 @@ from wicketgate.kernel.ownership import LINK_ALIAS, ROUTE_PROTOCOL
 from wicketgate.netpath.snapshot import Address, IPInterface, Link, Route, Rule
 from wicketgate.netpath.spelling import route_command, rule_command
 
-_THERE_ALREADY = 17  # EEXIST
+_THERE_ALREADY = frozenset({17})  # EEXIST
 _GONE_ALREADY = frozenset({2, 3, 19, 99})  # ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL
 _SCOPE_LINK = 253
 
@@ -31,6 +31,7 @@ class Step:
     Attributes:
         spelled: as a person would type it.
         kind: for counting repairs: rule, route, address, link, nft, device, sysctl.
+        removes: what it takes away may be gone already.
     """
 
     spelled: str
@@ -38,13 +39,14 @@ class Step:
     do: Callable[[], Awaitable[None]]
     back: Callable[[], Awaitable[None]] = _nothing
     done: bool = False
+    removes: bool = False
 
     async def apply(self) -> None:
         """Make it so; what is so already is not undone later."""
         try:
             await self.do()
         except KernelRefused as error:
-            if error.errno != _THERE_ALREADY:
+            if error.errno not in (_GONE_ALREADY if self.removes else _THERE_ALREADY):
                 raise
             return
         self.done = True
@@ -61,10 +63,17 @@ class Step:
                 raise
 
 
-def tunnel_steps(desired: Desired, live: Live, netlink: Netlink) -> list[Step]:
+def tunnel_steps(desired: Desired, live: Live, netlink: Netlink, *, stale: Collection[Rule] = ()) -> list[Step]:
     """What is missing of the tunnel's link settings, addresses, routes and role exit's rules, and what is too much.
 
     Only what carries our tag is deleted; of the tunnel's addresses, the interface being ours, all that are not wanted.
+
+    Args:
+        desired: what should be.
+        live: what is.
+        netlink: for the steps.
+        stale: rules that may be deleted when they are not wanted: a rule does not tell whose tunnel it serves, and
+            another agent may look after its own. Pins are not looked at.
     """
     link = live.link(desired.ifname)
     steps = _link_steps(desired, link, netlink)
@@ -72,7 +81,7 @@ def tunnel_steps(desired: Desired, live: Live, netlink: Netlink) -> list[Step]:
     if link is None or not link.up:
         steps.append(_up(desired.ifname, netlink))
     steps += _route_steps(desired, live, netlink)
-    steps += _rule_steps(desired, live, netlink)
+    steps += _rule_steps(desired, live, netlink, stale)
     return steps
 
 
@@ -127,6 +136,7 @@ def _delete_address(name: str, interface: IPInterface, netlink: Netlink) -> Step
         "address",
         lambda: netlink.delete_address(name, interface),
         lambda: netlink.add_address(name, interface),
+        removes=True,
     )
 
 
@@ -154,21 +164,26 @@ def _add_route(route: Route, netlink: Netlink) -> Step:
 
 def _delete_route(route: Route, netlink: Netlink) -> Step:
     return Step(
-        route_command("del", route), "route", lambda: netlink.delete_route(route), lambda: netlink.add_route(route)
+        route_command("del", route),
+        "route",
+        lambda: netlink.delete_route(route),
+        lambda: netlink.add_route(route),
+        removes=True,
     )
 
 
-def _rule_steps(desired: Desired, live: Live, netlink: Netlink) -> list[Step]:
-    ours = [r for r in live.rules if r.protocol == ROUTE_PROTOCOL and not is_pin(r)]
+def _rule_steps(desired: Desired, live: Live, netlink: Netlink, stale: Collection[Rule]) -> list[Step]:
+    ours = [r for r in live.rules if r.protocol == ROUTE_PROTOCOL and not is_pin(r) and r.dst is None]
     steps = [rule_step("add", rule, netlink) for rule in desired.rules if rule not in ours]
-    steps += [rule_step("del", rule, netlink) for rule in ours if rule not in desired.rules]
+    steps += [rule_step("del", rule, netlink) for rule in ours if rule in stale and rule not in desired.rules]
     return steps
 
 
 def rule_step(verb: str, rule: Rule, netlink: Netlink) -> Step:
     """Add or delete a policy rule."""
-    add, delete = (lambda: netlink.add_rule(rule)), (lambda: netlink.delete_rule(rule))
-    return Step(rule_command(verb, rule), "rule", *((add, delete) if verb == "add" else (delete, add)))
+    ways = (lambda: netlink.add_rule(rule)), (lambda: netlink.delete_rule(rule))
+    do, back = ways if verb == "add" else ways[::-1]
+    return Step(rule_command(verb, rule), "rule", do, back, removes=verb == "del")
 
 
 def names(steps: Sequence[Step]) -> list[str]:
