@@ -7,12 +7,10 @@ A flag wins over its variable; an empty variable counts as not set, which is how
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Annotated, Self
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing import Any, ClassVar, Self, TypeVar
 
 from wicketgate.config.model import IPAddress
 from wicketgate.config.problems import did_you_mean, shown
@@ -22,6 +20,10 @@ from wicketgate.logs import LogFormat
 from wicketgate.wireguard.keys import PrivateKey
 
 _NAME = re.compile(r"[^\s/:\0]{1,15}")
+_DECIMAL = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
+
+Reader = Callable[[object], object]
+_E = TypeVar("_E", bound=StrEnum)
 
 
 class Role(StrEnum):
@@ -38,6 +40,9 @@ class Strategy(StrEnum):
     ISOLATE = "isolate"
     HOST = "host"
     OFF = "off"
+
+
+_UNBUILT = (Strategy.ISOLATE, Strategy.HOST)
 
 
 class Choice(StrEnum):
@@ -111,51 +116,119 @@ def parse_egress(text: str) -> Egress:
     return Egress(address, None if service is None else number(service, 1, 65535, _EGRESS))
 
 
-def _whole_number(value: object) -> object:
-    # The library's own reading also takes "8_080", " 8080 " and 8080.0.
-    if isinstance(value, bool | float):
-        raise ValueError("a whole number")  # noqa: TRY004 - what a validator raises
-    return number(value, 0, 65535, _PORT) if isinstance(value, str) else value
+def _choice(kind: type[_E]) -> Reader:
+    def read(value: object) -> object:
+        return kind(_text(value))
+
+    return read
 
 
-Port = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=65535)]
-PortOrNone = Annotated[int, BeforeValidator(_whole_number), Field(ge=0, le=65535)]
+def _port(low: int) -> Reader:
+    def read(value: object) -> object:
+        if isinstance(value, str):
+            return number(value, low, 65535, _PORT)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 65535:
+            raise BadValue(_PORT)
+        return value
+
+    return read
 
 
-class _Settings(BaseModel):
-    """What both commands take."""
+def _seconds(low: float, high: float) -> Reader:
+    def read(value: object) -> object:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise BadValue("a number")
+        # float() would also take "1_000" and other scripts' digits.
+        if isinstance(value, str) and not _DECIMAL.fullmatch(value):
+            raise BadValue("a number")
+        seconds = float(value)
+        if not low <= seconds <= high:  # false for nan as well
+            raise BadValue(f"{low:g}-{high:g}")
+        return seconds
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    return read
+
+
+def _egress(value: object) -> object:
+    return value if isinstance(value, Egress) else parse_egress(_text(value))
+
+
+def _strategy(value: object) -> object:
+    strategy = Strategy(_text(value))
+    if strategy in _UNBUILT:
+        raise BadValue("this strategy is not built yet")
+    return strategy
+
+
+def _level(value: object) -> object:
+    level = Level(_text(value))
+    if level is Level.PORT:
+        raise BadValue("a gateway can prove more")
+    return level
+
+
+def _log(value: object) -> object:
+    if value not in {"json", "console"}:
+        raise BadValue("json, console")
+    return value
+
+
+def _interface(value: object) -> object:
+    name = _text(value)
+    # As the kernel's dev_valid_name (net/core/dev.c), which counts bytes.
+    if not _NAME.fullmatch(name) or len(name.encode()) > 15 or name in {".", ".."}:
+        raise BadValue("no name of an interface")
+    return name
+
+
+def _key_file(value: object) -> object:
+    path = _text(value)
+    try:
+        PrivateKey.parse(path)
+    except ValueError:
+        return path
+    raise BadValue("the key itself")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue("a text")
+    return value
+
+
+# How each field of the common ones is read; every reader raises ValueError for what is not allowed.
+_READERS: Mapping[str, Reader] = {
+    "strategy": _strategy,
+    "health_port": _port(1),
+    "tcp_port": _port(0),
+    "level": _level,
+    "door": _choice(Choice),
+    "probe_interval": _seconds(0.1, 60),
+    "egress": _egress,
+    "drain": _seconds(0, 3600),
+    "log": _log,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What both commands take.
+
+    Plain dataclasses: a dozen texts do not need the half second and the 9 MB of a validation library's start
+    (bench/start_to_green.py, bench/idle_cost.py).
+    """
+
+    _readers: ClassVar[Mapping[str, Reader]] = _READERS
 
     strategy: Strategy = Strategy.PIN
-    health_port: Port = 8080
-    tcp_port: PortOrNone = 9000  # 0 = none
+    health_port: int = 8080
+    tcp_port: int = 9000  # 0 = none
     level: Level | None = None  # None = by role
     door: Choice = Choice.AUTO
-    probe_interval: float = Field(default=1.0, ge=0.1, le=60, allow_inf_nan=False)  # seconds
+    probe_interval: float = 1.0  # seconds
     egress: Egress | None = None
-    drain: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)  # seconds
+    drain: float = 30.0  # seconds
     log: LogFormat = "console"
-
-    @field_validator("strategy")
-    @classmethod
-    def _built(cls, strategy: Strategy) -> Strategy:
-        if strategy in {Strategy.ISOLATE, Strategy.HOST}:
-            raise ValueError("this strategy is not built yet")
-        return strategy
-
-    @field_validator("egress", mode="before")
-    @classmethod
-    def _egress(cls, value: object) -> object:
-        return parse_egress(value) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _two_ports(self) -> Self:
-        if self.tcp_port == self.health_port:
-            raise ValueError(
-                f"--tcp-port and --health-port are both {self.tcp_port}; allowed: two ports, or --tcp-port 0"
-            )
-        return self
 
     @classmethod
     def load(cls, flags: Mapping[str, object], environ: Mapping[str, str]) -> Self:
@@ -168,38 +241,37 @@ class _Settings(BaseModel):
         Raises:
             InputError: naming every bad field with its value and what is allowed.
         """
+        known = [field.name for field in fields(cls)]
         given: dict[str, object] = {}
         source: dict[str, str] = {}
-        for field in cls.model_fields:
+        for field in known:
             variable = environment_name(field)
             if environ.get(variable):
                 given[field], source[field] = environ[variable], variable
         for field, value in flags.items():
             if value is not None:
                 given[field], source[field] = value, flag_name(field)
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            raise InputError("\n".join(cls._sentences(error, given, source))) from None
-
-    @classmethod
-    def _sentences(cls, error: ValidationError, given: Mapping[str, object], source: Mapping[str, str]) -> list[str]:
-        sentences = []
-        for item in error.errors(include_url=False, include_input=False):
-            if not item["loc"]:
-                sentences.append(str(item["ctx"]["error"]))
+        wrong: list[str] = []
+        values: dict[str, Any] = {}
+        for field, value in given.items():
+            if field not in known:
+                near = did_you_mean(field, known)
+                wrong.append(f"{source[field]}: unknown" + (f"; did you mean {flag_name(near)}?" if near else ""))
                 continue
-            field = str(item["loc"][0])
-            where = source.get(field, flag_name(field))
-            if field not in cls.model_fields:
-                near = did_you_mean(field, cls.model_fields)
-                sentences.append(f"{where}: unknown" + (f"; did you mean {flag_name(near)}?" if near else ""))
-                continue
-            unbuilt = field == "strategy" and item["type"] == "value_error"
-            why = ", which is not built yet" if unbuilt else ""
-            value = shown(str(given.get(field, "")), key=field)  # a key's file may turn out to be the key
-            sentences.append(f"{where}: {value}{why}; allowed: {cls.allowed(field)}")
-        return sentences
+            try:
+                values[field] = cls._readers[field](value)
+            except ValueError:
+                why = ", which is not built yet" if field == "strategy" and value in _UNBUILT else ""
+                # A key's file may turn out to be the key.
+                wrong.append(f"{source[field]}: {shown(str(value), key=field)}{why}; allowed: {cls.allowed(field)}")
+        if wrong:
+            raise InputError("\n".join(wrong))
+        settings = cls(**values)
+        if settings.tcp_port == settings.health_port:
+            raise InputError(
+                f"--tcp-port and --health-port are both {settings.tcp_port}; allowed: two ports, or --tcp-port 0"
+            )
+        return settings
 
     @classmethod
     def allowed(cls, field: str) -> str:
@@ -207,18 +279,14 @@ class _Settings(BaseModel):
         return _ALLOWED[field]
 
 
+@dataclass(frozen=True, kw_only=True)
 class GatewaySettings(_Settings):
     """`wicket up`."""
 
+    _readers: ClassVar[Mapping[str, Reader]] = {**_READERS, "role": _choice(Role), "userspace": _choice(Choice)}
+
     role: Role = Role.SERVER
     userspace: Choice = Choice.AUTO
-
-    @field_validator("level")
-    @classmethod
-    def _proved(cls, level: Level | None) -> Level | None:
-        if level is Level.PORT:
-            raise ValueError("a gateway can prove more")
-        return level
 
     @property
     def effective_level(self) -> Level:
@@ -226,6 +294,7 @@ class GatewaySettings(_Settings):
         return self.level or (Level.EGRESS if self.role is Role.EXIT else Level.TUNNEL)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SidecarSettings(_Settings):
     """`wicket sidecar`.
 
@@ -235,28 +304,17 @@ class SidecarSettings(_Settings):
         listen_port: the UDP port that the interface should have; None = whichever it has.
     """
 
+    _readers: ClassVar[Mapping[str, Reader]] = {
+        **_READERS,
+        "level": _choice(Level),  # the weakest too
+        "interface": _interface,
+        "private_key_file": _key_file,
+        "listen_port": _port(1),
+    }
+
     interface: str = "wg0"
     private_key_file: str | None = None
-    listen_port: Port | None = None
-
-    @field_validator("interface")
-    @classmethod
-    def _interface(cls, name: str) -> str:
-        # As the kernel's dev_valid_name (net/core/dev.c), which counts bytes.
-        if not _NAME.fullmatch(name) or len(name.encode()) > 15 or name in {".", ".."}:
-            raise ValueError("no name of an interface")
-        return name
-
-    @field_validator("private_key_file")
-    @classmethod
-    def _file(cls, path: str | None) -> str | None:
-        if path is not None:
-            try:
-                PrivateKey.parse(path)
-            except ValueError:
-                return path
-            raise ValueError("the key itself")
-        return None
+    listen_port: int | None = None
 
     @property
     def effective_level(self) -> Level:
@@ -266,7 +324,7 @@ class SidecarSettings(_Settings):
     @classmethod
     def allowed(cls, field: str) -> str:
         """What a field may be; the sidecar has one level more."""
-        return "port, handshake, tunnel, egress" if field == "level" else super().allowed(field)
+        return "port, handshake, tunnel, egress" if field == "level" else _ALLOWED[field]
 
 
 def environment_name(field: str) -> str:
