@@ -178,11 +178,19 @@ class AgentPod:
             "wg", "set", name, "private-key", "/dev/stdin", "peer", self.public, "allowed-ips", allowed.replace(" ", ""),
             "endpoint", f"{self.net.pod4}:51820", stdin=self.client_private,
         )  # fmt: skip
+        self._allowed = allowed
         self.client.run("ip", "addr", "add", "10.8.0.2/24", "dev", name)
         self.client.run("ip", "link", "set", name, "up")
         for network in allowed.split(","):
             if network.strip() != "10.8.0.0/24":
                 self.client.run("ip", "route", "add", network.strip(), "dev", name)
+
+    def client_redial(self) -> None:
+        """Forget the session: a client notices only after 15 s (WireGuard's own timers) that the server forgot it."""
+        self.client.run("wg", "set", "wgc", "peer", self.public, "remove")
+        self.client.run(
+            "wg", "set", "wgc", "peer", self.public, "allowed-ips", self._allowed.replace(" ", ""), "endpoint", f"{self.net.pod4}:51820"
+        )  # fmt: skip
 
     def client_pings(self, address: str = "10.8.0.1") -> bool:
         """Whether the real client gets an echo."""

@@ -91,6 +91,7 @@ def test_what_others_remove_is_put_back(bridge):
     run("ip", "link", "del", "wg0")
     poll(lambda: run("wg", "show", "wg0", check=False).stdout, until=lambda t: pod.client_public in t)
     pod.wait_code("200")
+    pod.client_redial()
     poll(pod.client_pings)
     metrics = pod.client.run("curl", "-s", f"http://{pod.net.pod4}:8080/metrics").stdout
     for kind in ("rule", "nft", "address", "link", "device"):
