@@ -9,7 +9,6 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import ip_network
 from pathlib import Path
 
 from wicketgate.clock import Clock
@@ -198,7 +197,7 @@ class Gateway:
         return PeerConfig(
             self._probe.public_key,
             preshared_key=self._probe.preshared_key,
-            allowed_ips=tuple(ip_network(p.probe) for p in self._probe.paths),
+            allowed_ips=self._probe.allowed_ips,
             persistent_keepalive=0,
         )
 
@@ -307,8 +306,7 @@ class Gateway:
             or state.listen_port != wanted_port
             or state.fwmark != (want.fwmark or 0)
         )
-        known = {str(p.public_key) for p in self._config.peers} | {str(self._probe.public_key)}
-        leftovers = {PublicKey.parse(k) for k in old_probes(state, known, [p.probe for p in self._probe.paths])}
+        leftovers = {PublicKey.parse(k) for k in old_probes(state, self._probe.public_key)}
         change = peer_changes(
             state.peers,
             (*want.peers, self._probe_config()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
 
 from wicketgate.clock import Clock
 from wicketgate.errors import KernelRefused
@@ -18,7 +19,7 @@ from wicketgate.kernel.ownership import ROUTE_PROTOCOL
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import IPInterface, IPNetwork, Rule, WireGuardState
 from wicketgate.netpath.spelling import rule_command
-from wicketgate.wireguard.keys import PresharedKey, PrivateKey
+from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
 
 _log = get_logger("keeper")
 
@@ -26,6 +27,8 @@ _log = get_logger("keeper")
 _QUARREL_REPAIRS = 50
 _QUARREL_SECONDS = 10.0
 _FAMILIES = (4, 6)
+# A network for documentation (RFC 3849), routed nowhere: among a peer's allowed-ips it says that the peer is a probe's.
+TAG = ip_network("2001:db8:7769:636b::/128")
 
 
 class Tally:
@@ -134,6 +137,11 @@ class ProbePeer:
         """For the prober."""
         return ProbeIdentity(self.private_key, self.preshared_key)
 
+    @property
+    def allowed_ips(self) -> tuple[IPNetwork, ...]:
+        """What the device takes from it: its addresses, and the tag by which a successor finds it."""
+        return (*(ip_network(p.probe) for p in self.paths), TAG)
+
     def settle(self, addresses: Sequence[IPInterface], allowed_ips: Iterable[IPNetwork]) -> tuple[TunnelPath, ...]:
         """Choose tunnel addresses; those chosen before are kept while they are free."""
         claims = tuple(allowed_ips)
@@ -155,23 +163,12 @@ class ProbePeer:
         return self.paths
 
 
-def old_probes(state: WireGuardState, known: Iterable[str], probe_addresses: Iterable[object]) -> tuple[str, ...]:
-    """Public keys of probe peers that a killed predecessor left.
+def old_probes(state: WireGuardState, own: PublicKey) -> tuple[str, ...]:
+    """Public keys of probe peers that a killed predecessor left: tagged, and not ours.
 
-    They carry no name; what gives them away is that their allowed-ips are exactly a probe's addresses, that they have
-    a preshared key, and that no configuration knows them.
+    Peers carry no name, and a client may well have the address that a probe would choose: only the tag counts.
     """
-    wanted = {str(a) for a in probe_addresses}
-    ours = set(known)
-    return tuple(
-        p.public_key
-        for p in state.peers
-        if p.public_key not in ours
-        and p.has_preshared_key
-        and p.allowed_ips
-        and {str(n.network_address) for n in p.allowed_ips} <= wanted
-        and all(n.prefixlen == n.max_prefixlen for n in p.allowed_ips)
-    )
+    return tuple(p.public_key for p in state.peers if p.public_key != str(own) and TAG in p.allowed_ips)
 
 
 def our_rules(live: Live) -> tuple[Rule, ...]:

@@ -165,9 +165,11 @@ class Sidecar:
         if not state.public_key:
             return False  # not configured yet: the other container is at it
         addresses = [a.interface for a in live.addresses if a.ifname == self.ifname and a.scope == 0]
-        claims = [n for p in state.peers if p.public_key != str(self._probe.public_key) for n in p.allowed_ips]
+        leftovers = old_probes(state, self._probe.public_key)
+        probes = {str(self._probe.public_key), *leftovers}
+        claims = [n for p in state.peers if p.public_key not in probes for n in p.allowed_ips]
         paths = self._probe.settle(addresses, claims)
-        wanted = {ip_network(p.probe) for p in paths}
+        wanted = set(self._probe.allowed_ips)
         mine = next((p for p in state.peers if p.public_key == str(self._probe.public_key)), None)
         changed = False
         if paths and (mine is None or set(mine.allowed_ips) != wanted or not mine.has_preshared_key):
@@ -175,7 +177,7 @@ class Sidecar:
                 _log.info("somebody took the probe peer off the device; it is put back", interface=self.ifname)
                 self._tally.changed("peer")
                 self._tally.repaired("peer")
-            for key in old_probes(state, [str(self._probe.public_key)], [p.probe for p in paths]):
+            for key in leftovers:
                 _log.info("change", did=f"wg set {self.ifname} peer {key} remove # a probe's, left behind")
                 await self._backend.remove_peer(self.ifname, PublicKey.parse(key))
             _log.info("change", did=f"wg set {self.ifname} peer {self._probe.public_key} ... # the probe's own")

@@ -163,6 +163,9 @@ class Explainer:
         try:
             answer = await self._oracle.get_route(STRANGER[family], src=probe, iif=target.ifname)
         except KernelRefused as refused:
+            if refused.errno == errno.EHOSTUNREACH and target.level != "egress":
+                words = "what clients send outside is not forwarded: only the gateway itself can be reached through it"
+                return _pass(name, words, at)
             if refused.errno == errno.EHOSTUNREACH:
                 return _fail(name, Cause.FORWARDING_OFF, f"what clients send is not forwarded: {refused}", at)
             if refused.errno == errno.EXDEV:

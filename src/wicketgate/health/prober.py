@@ -16,6 +16,7 @@ import contextlib
 import secrets
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from wicketgate.clock import Clock
@@ -85,6 +86,7 @@ class Prober:
         self._client: SyntheticClient | None = None
         self._client_of: object = None
         self._last_handshake = float("-inf")
+        self._silent: set[str] = set()  # checks that failed in the last round
 
     async def round(self) -> bool:
         """Probe and publish. Whatever goes wrong in it is a red round, never the end of the agent.
@@ -110,8 +112,18 @@ class Prober:
             mended = await self._doors.verify() or mended
             if mended:
                 target, results, evidence = await self._steady_results()
+        self._silent = {r.name for r in results if r.state is State.FAIL}
+        results = self._stamped(target, results)
         self._board.publish(results, target.level, evidence, backend=target.backend, scope=self._scope(target))
         return mended
+
+    def _stamped(self, target: ProbeTarget, results: list[CheckResult]) -> list[CheckResult]:
+        """A red round takes its time-outs; what failed in it, and what events have told, holds at its end.
+
+        What passed keeps its own time: evidence does not get younger.
+        """
+        now = self._board.now()
+        return [replace(r, at=now) if r.state is State.FAIL or r in target.given else r for r in results]
 
     async def _mend(self) -> bool:
         try:
@@ -213,7 +225,7 @@ class Prober:
         client.attach(sock)
         await self._space()
         try:
-            done = await self._handshake(client)
+            done = await self._handshake(client, again=f"handshake-{suffix}" not in self._silent)
         except ProbeFailure as failure:
             cause = _HANDSHAKE_CAUSE.get(failure.step, Cause.HANDSHAKE_SILENT)
             return [
@@ -240,12 +252,15 @@ class Prober:
         self._observe("tunnel", slowest)
         return [*results, self._pass(f"tunnel-{suffix}", f"echo through the tunnel {how}", slowest)]
 
-    async def _handshake(self, client: SyntheticClient) -> HandshakeDone:
-        """One handshake; silence is met with a second try, as a real client would: a datagram may get lost."""
+    async def _handshake(self, client: SyntheticClient, *, again: bool) -> HandshakeDone:
+        """One handshake; silence is met with a second try, as a real client would: a datagram may get lost.
+
+        Where there was silence in the last round already, one try is enough to tell that it goes on.
+        """
         try:
             return await client.handshake(self._timeout)
         except ProbeFailure as failure:
-            if failure.step is not Step.SILENT:
+            if failure.step is not Step.SILENT or not again:
                 raise
         return await client.handshake(self._timeout)
 
