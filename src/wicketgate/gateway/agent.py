@@ -241,8 +241,9 @@ class Agent:
             try:
                 if self._firewall.is_set():
                     self._firewall.clear()
-                    doors = await self._doors.verify()
-                    if await self._keeper.firewall_changed() or doors:
+                    # What clients need comes first; the doors only watch.
+                    mended = await self._keeper.firewall_changed()
+                    if await self._doors.verify() or mended:
                         self._probe_now.set()
                 live = await read_live(self._netlink)
                 if await self._keeper.reconcile(live):

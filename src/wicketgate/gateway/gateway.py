@@ -251,7 +251,8 @@ class Gateway:
                 changed = True
             if await self._forwarding.keep(live, self._desired):
                 changed = True
-            self._live = live
+            # What was just repaired must not be told as broken by the round of probes that follows.
+            self._live = await read_live(self._netlink) if steps else live
             return changed
 
     async def _recreate(self) -> None:
