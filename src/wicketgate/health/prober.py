@@ -87,6 +87,7 @@ class Prober:
         self._client_of: object = None
         self._last_handshake = float("-inf")
         self._silent: set[str] = set()  # checks that failed in the last round
+        self._quiet = False  # a handshake of this round was met with silence
 
     async def round(self) -> bool:
         """Probe and publish. Whatever goes wrong in it is a red round, never the end of the agent.
@@ -154,6 +155,7 @@ class Prober:
     # -- what a round consists of
 
     async def _results(self, target: ProbeTarget) -> tuple[list[CheckResult], Evidence]:
+        self._quiet = False
         results = list(target.given)
         families = self._doors.families()
         if not families:
@@ -255,14 +257,21 @@ class Prober:
     async def _handshake(self, client: SyntheticClient, *, again: bool) -> HandshakeDone:
         """One handshake; silence is met with a second try, as a real client would: a datagram may get lost.
 
-        Where there was silence in the last round already, one try is enough to tell that it goes on.
+        Where there was silence in the last round already, one try is enough to tell that it goes on; and where there
+        was silence before in this round, what comes after it is asked once and shortly: the whole of a silent round,
+        with the wait for it, is to be over within two intervals (bench/fault_times.py).
         """
+        again = again and not self._quiet
+        short = min(self._timeout, _SHORTEST_TIMEOUT)
         try:
-            return await client.handshake(self._timeout)
+            return await client.handshake(short if self._quiet else self._timeout)
         except ProbeFailure as failure:
-            if failure.step is not Step.SILENT or not again:
+            if failure.step is not Step.SILENT:
                 raise
-        return await client.handshake(self._timeout)
+            self._quiet = True
+            if not again:
+                raise
+        return await client.handshake(short)
 
     async def _egress(self, target: ProbeTarget, path: TunnelPath, door: Door) -> CheckResult:
         name = f"egress-ipv{path.family}"
