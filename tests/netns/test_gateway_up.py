@@ -124,14 +124,17 @@ def test_rules_that_wg_quick_adds_later_do_not_come_first(bridge):
 
 
 def test_kill_9_is_taken_over_and_the_session_survives(bridge):
-    """After kill -9 the tunnel goes on; the next start takes it over, removes the old probe peer, drops nobody."""
+    """After kill -9 the tunnel goes on; the next start takes it over and drops nobody but the old probe and who was struck out."""
     pod = bridge
+    _, struck_out = keys()
+    pod.write(extra=f"\n[Peer]\nPublicKey = {struck_out}\nAllowedIPs = 10.8.0.3/32\n")
     pod.up()
     pod.wait_code("200")
     pod.client_up()
     poll(pod.client_pings)
     pod.stop(signal.SIGKILL)
     assert pod.client_pings()
+    pod.write()
     handshake = pod.pod.run("wg", "show", "wg0", "latest-handshakes").stdout
     endpoint = next(
         x for x in pod.pod.run("wg", "show", "wg0", "endpoints").stdout.splitlines() if pod.client_public in x

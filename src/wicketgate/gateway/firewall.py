@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from ipaddress import collapse_addresses
 
 from wicketgate.config.settings import Role
+from wicketgate.kernel import nft
 from wicketgate.netpath.snapshot import IPNetwork
 
 
 def table_name(ifname: str) -> str:
     """The name of the table that belongs to a tunnel."""
-    return f"wicketgate-{ifname}"
+    return nft.table_name(ifname)
 
 
 def _set(networks: Iterable[IPNetwork], version: int) -> str:

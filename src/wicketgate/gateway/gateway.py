@@ -56,8 +56,11 @@ def load(path: str) -> WgQuickConfig:
         InputError: it cannot be read, or is not one; every problem with file and line.
     """
     try:
-        with open(path, "rb") as file:
+        # O_NONBLOCK: a pipe that nobody writes to must not hold us for ever.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{path}: not a file; name a readable wg-quick file")
             content = file.read(wgquick.MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name a readable wg-quick file") from error
@@ -123,6 +126,10 @@ class Gateway:
             plan.add(Step(self._create_spelled(), "device", self._create, lambda: backend.destroy(self.ifname)))
             plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
         else:
+            if not self._config.interface.save_config:
+                # The file is the truth: a client that was struck out while nobody was in charge must not stay. With
+                # SaveConfig the device is, and what was added by hand is kept.
+                self._ours |= {PublicKey.parse(p.public_key) for p in (await backend.get(self.ifname)).peers}
             await self._keep_device()
         for step in tunnel_steps(self._desired, live, self._netlink, stale=self._left_rules(live)):
             plan.add(step)
