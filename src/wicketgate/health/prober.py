@@ -86,6 +86,8 @@ class Prober:
         self._client: SyntheticClient | None = None
         self._client_of: object = None
         self._last_handshake = float("-inf")
+        self._outside_due = False
+        self._slip = ""
         self._silent: set[str] = set()  # checks that failed in the last round
         self._quiet = False  # a handshake of this round was met with silence
 
@@ -101,8 +103,11 @@ class Prober:
         except StateError as error:
             self._board.publish([self._unknown("state", str(error))], "tunnel", "model")
         except Exception as error:  # noqa: BLE001 - a slip of ours must not take the tunnel down; it is red and said
-            _log.error("a round of probes failed in an unexpected way", error=str(error), kind=type(error).__name__)
-            self._board.publish([self._unknown("state", f"{type(error).__name__}: {error}")], "tunnel", "model")
+            slip = f"{type(error).__name__}: {error}"
+            if slip != self._slip:
+                self._slip = slip
+                _log.error("a round of probes failed in an unexpected way", error=slip)
+            self._board.publish([self._unknown("state", slip)], "tunnel", "model")
         return False
 
     async def _round(self) -> bool:
@@ -168,6 +173,8 @@ class Prober:
         if target.identity is None or target.public_key is None:
             results.append(self._unknown("handshake", "no probe peer is on the device: nothing can be proved"))
             return results + await self._model(target, families), "model"
+        # Once a round, within the first session that works: a closed socket carries nothing.
+        self._outside_due = target.outside is not None
         evidence: Evidence = "door"
         doorless: list[Family] = []
         for family in families:
@@ -184,8 +191,9 @@ class Prober:
                 doorless.append(family)
                 results += await self._over_loopback(target, family)
         results += await self._model(target, doorless)
-        if target.outside is not None:
-            results.append(await self._outside(target))
+        if self._outside_due:
+            words = "the outside host was not tried: nothing passes through the tunnel"
+            results.append(self._fail("outside", Cause.EGRESS_UNREACHABLE, words))
         return results, evidence
 
     async def _through_door(self, target: ProbeTarget, family: Family, door: Door) -> list[CheckResult]:
@@ -199,10 +207,13 @@ class Prober:
             return [self._unknown(name, str(error))]
         with sock:
             results = await self._session(target, sock, f"ipv{family}", f"as a stranger on {door.uplink}")
-            if results[-1].state is State.PASS and target.level == "egress":
+            proved = results[-1].state is State.PASS
+            if proved and target.level == "egress":
                 results += [
                     await self._egress(target, path, door) for path in target.egress_paths if path.family == family
                 ]
+            if proved and self._outside_due:
+                results.append(await self._outside(target))
         results.append(await self._balancer(family, door))
         return await self._explained(results, target, family, door)
 
@@ -219,7 +230,10 @@ class Prober:
                 sock.connect((str(address), target.listen_port))
             except OSError as error:
                 return [self._unknown(f"handshake-ipv{family}", f"no way over lo: {error.strerror}")]
-            return await self._session(target, sock, f"ipv{family}", "over lo")
+            results = await self._session(target, sock, f"ipv{family}", "over lo")
+            if results[-1].state is State.PASS and self._outside_due:
+                results.append(await self._outside(target))
+            return results
 
     async def _session(self, target: ProbeTarget, sock: socket.socket, suffix: str, how: str) -> list[CheckResult]:
         """Handshake, and at level tunnel and egress a ping of each tunnel address."""
@@ -311,6 +325,7 @@ class Prober:
 
     async def _outside(self, target: ProbeTarget) -> CheckResult:
         assert target.outside is not None
+        self._outside_due = False
         address, port = target.outside
         path = next((p for p in target.paths if p.family == address.version), None)
         if path is None:
