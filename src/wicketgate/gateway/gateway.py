@@ -27,15 +27,17 @@ from wicketgate.gateway.live import Live, read_live
 from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.peers import peer_changes
 from wicketgate.gateway.saving import save_config
-from wicketgate.gateway.steps import Step, rule_step, tunnel_steps
+from wicketgate.gateway.steps import kind_of, tunnel_steps
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.target import ProbeTarget
+from wicketgate.kernel.changes import DeleteRule, SetLink
+from wicketgate.kernel.device_changes import ConfigureDevice, CreateDevice, ReplaceNftTable
 from wicketgate.kernel.inotify import watch_directory
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.nft import nft_apply, nft_delete_table, nft_list_table
 from wicketgate.kernel.ownership import LINK_ALIAS
-from wicketgate.kernel.plan import Plan
+from wicketgate.kernel.plan import Change, Plan
 from wicketgate.kernel.wireguard import WireGuardBackend, choose_backend, find_backend
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Rule
@@ -70,6 +72,19 @@ def load(path: str) -> WgQuickConfig:
         if warning is not None:
             _log.warning(str(warning))
     return config
+
+
+class _FromFile(ConfigureDevice):
+    """All settings of a file at once: told by the file's name, not by each of a thousand peers."""
+
+    def __init__(self, backend: WireGuardBackend, ifname: str, config: DeviceConfig, path: str) -> None:
+        super().__init__(backend, ifname, config)
+        self._path = path
+
+    @property
+    def spelled(self) -> str:
+        """The wg(8) command that comes nearest."""
+        return f"wg setconf {self.ifname} {self._path}"
 
 
 class Gateway:
@@ -123,8 +138,8 @@ class Gateway:
             _log.info("taking over the tunnel that is there", interface=self.ifname, backend=backend.kind)
         plan = Plan()
         if fresh:
-            plan.add(Step(self._create_spelled(), "device", self._create, lambda: backend.destroy(self.ifname)))
-            plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
+            for change in self._fresh_device(backend):
+                plan.add(change)
         else:
             if not self._config.interface.save_config:
                 # The file is the truth: a client that was struck out while nobody was in charge must not stay. With
@@ -141,14 +156,7 @@ class Gateway:
                 # Half of it is there already and serves people: what cannot be completed must not tear it down.
                 await plan.apply()
             else:
-                plan.add(
-                    Step(
-                        f"nft -f - # table inet {firewall.table_name(self.ifname)}",
-                        "nft",
-                        self._apply_table,
-                        self._delete_table,
-                    )
-                )
+                plan.add(ReplaceNftTable("inet", firewall.table_name(self.ifname), self._desired.nft))
                 await plan.apply()
                 await run_hooks("PostUp", self._config.interface.post_up, self.ifname)
         except BaseException:
@@ -157,7 +165,10 @@ class Gateway:
                 await self._pins.remove(self._left_rules(await read_live(self._netlink)))
             raise
         self._up = True
-        if not fresh:
+        self._remember()
+        if fresh:
+            self._table = await self._list_table()
+        else:
             await self._apply_table()
         self._live = await read_live(self._netlink)
         await self._forwarding.keep(self._live, self._desired)
@@ -184,21 +195,16 @@ class Gateway:
             )
         return backend
 
-    def _create_spelled(self) -> str:
-        userspace = self._backend is not None and self._backend.kind == "userspace"
-        return f"wireguard-go {self.ifname}" if userspace else f"ip link add {self.ifname} type wireguard"
-
-    async def _create(self) -> None:
-        assert self._backend is not None
-        await self._backend.create(self.ifname)
-        await self._netlink.set_link(self.ifname, alias=LINK_ALIAS)
-
-    async def _configure_fresh(self) -> None:
-        assert self._backend is not None
+    def _fresh_device(self, backend: WireGuardBackend) -> tuple[Change, ...]:
+        """The device, our tag on it, and all that the file says of it."""
         assert self._desired is not None
         device = self._desired.device
-        await self._backend.configure(self.ifname, replace(device, peers=(*device.peers, self._probe_config())))
-        self._remember()
+        whole = replace(device, peers=(*device.peers, self._probe_config()))
+        return (
+            CreateDevice(backend, self._netlink, self.ifname),
+            SetLink(self._netlink, self.ifname, alias=LINK_ALIAS),
+            _FromFile(backend, self.ifname, whole, self._path),
+        )
 
     def _probe_config(self) -> PeerConfig:
         return PeerConfig(
@@ -268,18 +274,17 @@ class Gateway:
         assert self._backend is not None
         await self._backend.destroy(self.ifname)  # whatever is left of it: a dead process, a dead socket
         self._backend = await choose_backend(self._settings.userspace.value, netlink=self._netlink)
-        plan = Plan([Step(self._create_spelled(), "device", self._create)])
-        plan.add(Step(f"wg setconf {self.ifname} {self._path}", "device", self._configure_fresh))
-        await plan.apply()
+        await Plan(self._fresh_device(self._backend)).apply()
+        self._remember()
         self._tally.repaired("device")
 
-    async def _repair(self, steps: Sequence[Step]) -> None:
+    async def _repair(self, steps: Sequence[Change]) -> None:
         for step in steps:
             _log.warning("somebody changed what the tunnel needs; it is put right", change=step.spelled)
-            self._tally.changed(step.kind)
+            self._tally.changed(kind_of(step))
         await Plan(steps).apply()
         for step in steps:
-            self._tally.repaired(step.kind)
+            self._tally.repaired(kind_of(step))
 
     async def firewall_changed(self) -> bool:
         """Look whether our own table is as we left it."""
@@ -495,7 +500,7 @@ class Gateway:
             own = [r for r in live.rules if r in self._desired.rules]
             for rule in dict.fromkeys((*self._left_rules(live), *own)):
                 with contextlib.suppress(StateError):  # gone already; whatever it is, the rest has to go as well
-                    await Plan([rule_step("del", rule, self._netlink)]).apply()
+                    await Plan([DeleteRule(self._netlink, rule)]).apply()
             await self._forwarding.restore()
             _log.info("change", did=f"ip link delete {self.ifname}")
             await self._backend.destroy(self.ifname)
@@ -507,7 +512,10 @@ class Gateway:
     async def _apply_table(self) -> None:
         assert self._desired is not None
         await nft_apply(self._desired.nft)
-        self._table = await nft_list_table("inet", firewall.table_name(self.ifname)) or ""
+        self._table = await self._list_table()
+
+    async def _list_table(self) -> str:
+        return await nft_list_table("inet", firewall.table_name(self.ifname)) or ""
 
     async def _delete_table(self) -> None:
         self._table = ""

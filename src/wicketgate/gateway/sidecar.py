@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -23,7 +22,7 @@ from wicketgate.errors import StateError
 from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
 from wicketgate.gateway.lock import other_agents
-from wicketgate.gateway.steps import Step
+from wicketgate.gateway.steps import route_steps
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.target import ProbeIdentity, ProbeTarget, TunnelPath
@@ -33,7 +32,6 @@ from wicketgate.kernel.plan import Plan
 from wicketgate.kernel.wireguard import WireGuardBackend, find_backend
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Link, NextHop, Route, Rule, WireGuardState
-from wicketgate.netpath.spelling import route_command
 from wicketgate.wireguard.device import DeviceConfig, PeerConfig
 from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
 
@@ -209,17 +207,7 @@ class Sidecar:
             for p in paths
             if not any(n.version == p.family and p.probe in n for n in networks)
         ]
-        have = [r for r in live.routes if r.protocol == ROUTE_PROTOCOL and r.oif == self.ifname]
-        steps = [
-            Step(route_command("add", r), "route", _adder(self._netlink, r))
-            for r in wanted
-            if r.dst not in {h.dst for h in have}
-        ]
-        steps += [
-            Step(route_command("del", r), "route", _deleter(self._netlink, r))
-            for r in have
-            if r.dst not in {w.dst for w in wanted}
-        ]
+        steps = route_steps(self.ifname, wanted, live, self._netlink)
         await Plan(steps).apply()
         return bool(steps)
 
@@ -320,18 +308,7 @@ class Sidecar:
                     _log.info("the probe peer went with its device", why=str(error))
                 await self._backend.close()
             live = await read_live(self._netlink)
-            for route in live.routes:
-                if route.protocol == ROUTE_PROTOCOL and route.oif == self.ifname:
-                    _log.info("change", did=route_command("del", route))
-                    await self._netlink.delete_route(route)
+            await Plan(route_steps(self.ifname, (), live, self._netlink)).apply()
             # Pins belong to uplinks: while another agent lives here they are its as well.
             if not other_agents(self.ifname):
                 await self._pins.remove(our_rules(live))
-
-
-def _adder(netlink: Netlink, route: Route) -> Callable[[], Awaitable[None]]:
-    return lambda: netlink.add_route(route)
-
-
-def _deleter(netlink: Netlink, route: Route) -> Callable[[], Awaitable[None]]:
-    return lambda: netlink.delete_route(route)
