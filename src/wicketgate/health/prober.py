@@ -41,6 +41,7 @@ _log = get_logger("probe")
 _HANDSHAKE_SPACING = 0.03  # seconds
 _SHORTEST_TIMEOUT = 0.25  # seconds; a CPU limit can pause a pod for 100 ms at a time
 _LONGEST_TIMEOUT = 1.0
+_LOADED_TIMEOUT = 1.5  # seconds; more than the client's pause after a cookie (wireguard/client.py)
 _ECHO_PAYLOAD = 16  # bytes
 _UNSTEADY = 3  # tries to find the doors at rest; then the last results count, whatever they are
 
@@ -280,6 +281,10 @@ class Prober:
         try:
             return await client.handshake(short if self._quiet else self._timeout)
         except ProbeFailure as failure:
+            if failure.step is Step.UNDER_LOAD:
+                # A cookie is an answer: alive. It is kept, and the next initiation carries it; a busy server may take
+                # its time over that.
+                return await client.handshake(_LOADED_TIMEOUT)
             if failure.step is not Step.SILENT:
                 raise
             self._quiet = True
