@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -73,6 +74,30 @@ def built_image():
         _buildah("rmi", tag)
 
 
+def runtime_default(capabilities: set[str]) -> dict[str, Any]:
+    """What `seccompProfile: RuntimeDefault` is: the profile of Debian's containers-common, which buildah brings.
+
+    Its format is that of container engines: each entry says for which architecture and rights it holds.
+    """
+    profile = json.loads(Path("/usr/share/containers/seccomp.json").read_text())
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+    calls = []
+    for entry in profile["syscalls"]:
+        wanted, unwanted = entry.get("includes") or {}, entry.get("excludes") or {}
+        if not set(wanted.get("caps", ())) <= capabilities or set(unwanted.get("caps", ())) & capabilities:
+            continue
+        if machine in unwanted.get("arches", ()) or machine not in wanted.get("arches", [machine]):
+            continue
+        fields = {name: entry[name] for name in ("names", "action", "args", "errnoRet") if entry.get(name) is not None}
+        calls.append(fields)
+    return {
+        "defaultAction": profile["defaultAction"],
+        "defaultErrnoRet": profile["defaultErrnoRet"],
+        "architectures": [{"amd64": "SCMP_ARCH_X86_64", "arm64": "SCMP_ARCH_AARCH64"}[machine]],
+        "syscalls": calls,
+    }
+
+
 class ContainerPod(AgentPod):
     """A pod in which the image runs as one of the containers."""
 
@@ -95,9 +120,17 @@ class ContainerPod(AgentPod):
         groups = [path for path in Path("/sys/fs/cgroup").glob(f"**/{self.container}") if path.is_dir()]
         assert not groups, f"left behind: {groups}"
 
-    def run_image(self, *arguments: str, uid: int = 0, capabilities: tuple[str, ...] = ("CAP_NET_ADMIN",)) -> str:
+    def run_image(
+        self,
+        *arguments: str,
+        uid: int = 0,
+        capabilities: tuple[str, ...] = ("CAP_NET_ADMIN",),
+        environment: dict[str, str] | None = None,
+    ) -> str:
         """Start the image's entry point with these arguments; return the first line it prints."""
-        (self._bundle / "config.json").write_text(json.dumps(self._config(arguments, uid, list(capabilities))))
+        (self._bundle / "config.json").write_text(
+            json.dumps(self._config(arguments, uid, list(capabilities), environment))
+        )
         self.started = time.monotonic()
         with self.log.open("ab") as log:
             # In the pod's mount namespace, so that /run/wireguard of the pod can be handed on as an emptyDir is.
@@ -114,7 +147,9 @@ class ContainerPod(AgentPod):
         """`kubectl exec`: a command in the running container, with its rights."""
         return self.pod.run(*self._runc, "exec", self.container, *command, check=False)
 
-    def _config(self, arguments: tuple[str, ...], uid: int, capabilities: list[str]) -> dict[str, Any]:
+    def _config(
+        self, arguments: tuple[str, ...], uid: int, capabilities: list[str], environment: dict[str, str] | None
+    ) -> dict[str, Any]:
         tun = os.stat("/dev/net/tun").st_rdev
         major, minor = os.major(tun), os.minor(tun)
         return {
@@ -123,7 +158,7 @@ class ContainerPod(AgentPod):
                 "terminal": False,
                 "user": {"uid": uid, "gid": uid},
                 "args": ["wicket", *arguments],
-                "env": ENVIRONMENT,
+                "env": [*ENVIRONMENT, *(f"{name}={value}" for name, value in (environment or {}).items())],
                 "cwd": "/",
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
                 "noNewPrivileges": True,
@@ -162,6 +197,7 @@ class ContainerPod(AgentPod):
                         {"allow": True, "type": "c", "major": major, "minor": minor, "access": "rw"},
                     ]
                 },
+                "seccomp": runtime_default(set(capabilities)),
                 "maskedPaths": [f"/proc/{name}" for name in MASKED] + ["/sys/firmware"],
                 "readonlyPaths": [f"/proc/{name}" for name in READ_ONLY],
             },

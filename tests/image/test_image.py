@@ -59,6 +59,7 @@ def test_the_gateway_serves_a_client_with_one_right_and_a_read_only_root(pod):
     assert pod.client.run("nc", "-z", "-w2", str(pod.net.pod4), "9000", check=False).returncode == 0
     status = rights(pod)
     assert {int(status[kind], 16) for kind in ("CapEff", "CapPrm", "CapBnd")} == {CAP_NET_ADMIN}
+    assert status["Seccomp"] == "2"  # a filter
     assert (status["NoNewPrivs"], int(status["CapInh"], 16), int(status["CapAmb"], 16)) == ("1", 0, 0)
     assert "Read-only" in pod.execute("touch", "/here").stderr
     assert "Read-only" in pod.execute("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward").stderr
@@ -71,11 +72,11 @@ def test_the_gateway_serves_a_client_with_one_right_and_a_read_only_root(pod):
 
 
 def test_the_sidecar_turns_the_broken_pod_green(pod):
-    """Beside wg-quick with a /0 peer, in the place of an echo on 9000: green by the door, a client served, no trace after."""
+    """Beside wg-quick with a /0 peer, with the arguments of the echo that stood there: green by the door, a client served, no trace after."""
     pod.write(allowed="10.8.0.2/32, 0.0.0.0/0")
     pod.pod.run("wg-quick", "up", str(pod.conf))
     before = pod.state()
-    pod.run_image("sidecar", "9000", "hello", "--probe-interval", "0.2", "--drain", "0")
+    pod.run_image("9000", "hello", environment={"WICKET_PROBE_INTERVAL": "0.2", "WICKET_DRAIN": "0"})
     first_200(pod)
     verdict = pod.verdict()
     assert (verdict["evidence"], verdict["level"], verdict["backend"]) == ("door", "tunnel", "userspace")
