@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, collapse_addresses, ip_network
 
 from wicketgate.config.model import Peer
 from wicketgate.config.settings import Role
@@ -13,7 +13,7 @@ from wicketgate.config.wgquick import WgQuickConfig
 from wicketgate.gateway import firewall
 from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.kernel.ownership import ROUTE_PROTOCOL
-from wicketgate.netpath.snapshot import RT_TABLE_MAIN, IPAddress, IPInterface, IPNetwork, NextHop, Route, Rule
+from wicketgate.netpath.snapshot import RT_TABLE_MAIN, Family, IPAddress, IPInterface, IPNetwork, NextHop, Route, Rule
 from wicketgate.wireguard.device import DeviceConfig, PeerConfig
 
 WIREGUARD_OVERHEAD = 80  # bytes: IPv6 header 40, UDP 8, transport header 16, tag 16 (wg-quick's set_mtu_up)
@@ -24,6 +24,7 @@ EXIT_TABLE = 51820  # as wg-quick's first choice
 SUPPRESS_PRIORITY = 32700
 TUNNEL_PRIORITY = 32701
 _IPV6_METRIC = 1024  # what the kernel makes of no metric in IPv6 (IP6_RT_PRIO_USER)
+_PIECE = 8  # a default is cut into pieces of at most /7; whole networks that people own are smaller. A guess.
 _SCOPE_LINK = 253
 _SCOPE_GLOBAL = 0
 
@@ -80,10 +81,11 @@ def desire(
     """
     interface = config.interface
     warnings: list[str] = []
-    defaults = [p for p in config.peers if any(n.prefixlen == 0 for n in p.allowed_ips)]
+    whole = whole_internet(n for p in config.peers for n in p.allowed_ips)
+    defaults = [p for p in config.peers if whole & set(p.allowed_ips)]
     if role is Role.SERVER:
         warnings += [
-            f"peer {_title(p)} claims {_list(n for n in p.allowed_ips if n.prefixlen == 0)}: on a server this is nearly always a"
+            f"peer {_title(p)} claims {_list(n for n in p.allowed_ips if n in whole)}: on a server this is nearly always a"
             " mistake; no default route is put into the tunnel (server-peer-claims-default)"
             for p in defaults
         ]
@@ -95,11 +97,15 @@ def desire(
     table = EXIT_TABLE if interface.table in ("auto", "off") else int(interface.table)
     fwmark = interface.fwmark or (table if role is Role.EXIT and defaults and interface.table == "auto" else 0)
     routes = () if interface.table == "off" else tuple(_routes(config, ifname, role, table, probe_addresses))
-    rules = _exit_rules(routes, table, fwmark) if role is Role.EXIT and interface.table == "auto" else ()
+    rules = (
+        _exit_rules({n.version for n in whole}, table, fwmark)
+        if role is Role.EXIT and interface.table == "auto"
+        else ()
+    )
     clients = tuple(
         dict.fromkeys(
             [i.network for i in interface.addresses]
-            + [n for p in config.peers for n in p.allowed_ips if n.prefixlen > 0]
+            + [n for p in config.peers for n in p.allowed_ips if n not in whole]
             + [ip_network(a) for a in probe_addresses]
         )
     )
@@ -120,6 +126,22 @@ def desire(
         nft=firewall.render(ifname, role=role, clients=clients),
         warnings=tuple(warnings),
     )
+
+
+def whole_internet(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
+    """The networks that are a default route: 0.0.0.0/0 and ::/0, and the pieces of one that was cut up.
+
+    `0.0.0.0/1, 128.0.0.0/1` is how VPN clients hide a default from a routing table. In table main it would take every
+    reply into the tunnel, pins or not, as they look there.
+    """
+    found: set[IPNetwork] = set()
+    every = set(networks)
+    for version in (4, 6):
+        own: list[IPNetwork] = [n for n in every if n.version == version]
+        pieces = [n for n in own if n.prefixlen < _PIECE]
+        if any(n.prefixlen == 0 for n in collapse_addresses(pieces)):  # type: ignore[type-var]
+            found.update(pieces if not any(n.prefixlen == 0 for n in own) else (n for n in pieces if n.prefixlen <= 1))
+    return frozenset(found)
 
 
 def tunnel_mtu(uplinks: Sequence[LiveUplink]) -> int:
@@ -150,10 +172,12 @@ def _routes(
     config: WgQuickConfig, ifname: str, role: Role, table: int, probe_addresses: Sequence[IPAddress]
 ) -> list[Route]:
     connected = [i.network for i in config.interface.addresses]
-    wanted = [n for p in config.peers for n in p.allowed_ips] + [ip_network(a) for a in probe_addresses]
+    claims = [n for p in config.peers for n in p.allowed_ips]
+    whole = whole_internet(claims)
+    wanted = claims + [ip_network(a) for a in probe_addresses]
     routes = []
     for network in dict.fromkeys(wanted):
-        is_default = network.prefixlen == 0
+        is_default = network in whole
         if is_default and role is Role.SERVER:
             continue
         own_table = is_default or config.interface.table != "auto"
@@ -173,9 +197,10 @@ def _routes(
     return routes
 
 
-def _exit_rules(routes: Sequence[Route], table: int, fwmark: int) -> tuple[Rule, ...]:
+def _exit_rules(families: Collection[int], table: int, fwmark: int) -> tuple[Rule, ...]:
     rules: list[Rule] = []
-    for family in sorted({r.family for r in routes if r.dst.prefixlen == 0}):
+    for version in sorted(families):
+        family: Family = 4 if version == 4 else 6
         rules.append(
             Rule(family, SUPPRESS_PRIORITY, table=RT_TABLE_MAIN, suppress_prefixlength=0, protocol=ROUTE_PROTOCOL)
         )

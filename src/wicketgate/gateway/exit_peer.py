@@ -22,6 +22,7 @@ _log = get_logger("exit")
 STIR_AFTER = 5.0  # seconds of silence; REKEY_TIMEOUT: an unanswered handshake is tried again after as long
 # Seconds: KEEPALIVE_TIMEOUT 10 s, and one lost keepalive more, and the stir.
 DEAD_AFTER = 30.0
+_DEFAULT = 1  # a default, or half of one
 _DISCARD = 9  # RFC 863
 # RFC 5737 and RFC 3849: nobody.
 _NOBODY: dict[Family, str] = {4: "192.0.2.3", 6: "2001:db8::3"}
@@ -58,7 +59,7 @@ class ExitWatch:
     def check(self, peers: Sequence[PeerState]) -> CheckResult:
         """Look at the device's peers as they are now."""
         at = self._clock.monotonic()
-        exits = [p for p in peers if any(n.prefixlen == 0 for n in p.allowed_ips)]
+        exits = [p for p in peers if any(n.prefixlen <= _DEFAULT for n in p.allowed_ips)]
         if not exits:
             words = "no peer takes 0.0.0.0/0 or ::/0"
             return CheckResult("exit", State.FAIL, words, cause=Cause.NO_PEER_FOR_DESTINATION, at=at)
@@ -92,4 +93,4 @@ class ExitWatch:
 
 
 def _family(peer: PeerState) -> Family:
-    return 4 if any(n.prefixlen == 0 and n.version == 4 for n in peer.allowed_ips) else 6
+    return 4 if any(n.prefixlen <= _DEFAULT and n.version == 4 for n in peer.allowed_ips) else 6

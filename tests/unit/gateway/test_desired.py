@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wicketgate.config import wgquick
 from wicketgate.config.settings import Role
-from wicketgate.gateway.desired import EXIT_TABLE, MINIMUM_MTU, desire, tunnel_mtu
+from wicketgate.gateway.desired import EXIT_TABLE, MINIMUM_MTU, desire, tunnel_mtu, whole_internet
 from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.kernel.ownership import ROUTE_PROTOCOL
 from wicketgate.netpath.snapshot import RT_TABLE_MAIN
@@ -94,6 +95,29 @@ def test_a_resolved_endpoint_reaches_the_device():
     where = (ip_address("192.0.2.7"), 51820)
     desired = wanted("10.8.0.2/32", "10.8.0.3/32", endpoints={str(PEERS[1]): where})
     assert [p.endpoint for p in desired.device.peers] == [None, where]
+
+
+@pytest.mark.parametrize(
+    ("claims", "whole"),
+    [
+        ("0.0.0.0/1, 128.0.0.0/1", {"0.0.0.0/1", "128.0.0.0/1"}),
+        ("::/1, 8000::/1, 10.0.0.0/8", {"::/1", "8000::/1"}),
+        ("0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/1", {"0.0.0.0/2", "64.0.0.0/2", "128.0.0.0/1"}),
+        ("0.0.0.0/0, 128.0.0.0/1, 96.0.0.0/4", {"0.0.0.0/0", "128.0.0.0/1"}),
+        ("0.0.0.0/1, 10.0.0.0/8", set()),
+        ("10.0.0.0/8", set()),
+    ],
+)
+def test_a_default_that_was_cut_up_is_one(claims, whole):
+    """A server does not route its pieces, and an exit keeps them out of table main, where replies are looked up."""
+    found = whole_internet(n for p in config(claims).peers for n in p.allowed_ips)
+    assert {str(n) for n in found} == whole
+    server = wanted(claims)
+    assert not found & {r.dst for r in server.routes}
+    assert bool(whole) is any("server-peer-claims-default" in w for w in server.warnings)
+    leaving = wanted(claims, role=Role.EXIT)
+    assert {r.dst for r in leaving.routes if r.table == EXIT_TABLE} == found
+    assert bool(leaving.rules) is bool(whole)
 
 
 networks = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
