@@ -105,8 +105,12 @@ class Pod:
         return path
 
     def device(self, host: Host, name: str) -> None:
-        """wireguard-go in a host, not configured."""
-        host.popen("wireguard-go", "-f", name, stdin=_QUIET, stdout=_QUIET, stderr=_QUIET)
+        """wireguard-go in a host, not configured.
+
+        In a session of its own, as the agent starts it: the scheduler shares processors between sessions first
+        (sched_autogroup), and a device in the bench's own would be given another share.
+        """
+        host.popen("wireguard-go", "-f", name, stdin=_QUIET, stdout=_QUIET, stderr=_QUIET, start_new_session=True)
         poll(lambda: host.run("wg", "show", name, check=False).returncode == 0, f"{name} is there")
 
     def client_up(self, allowed: str) -> None:

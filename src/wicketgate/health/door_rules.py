@@ -146,6 +146,10 @@ def table_script(
     follow = f"ct zone set {CT_ZONE + slot}" if tracked else "notrack"
     here, elsewhere = f'oifname "{uplink}"', f'oifname != "{uplink}"'
     came = f'iifname "{uplink}"'
+    # Everybody's packets pass here: those that are none of ours are let go by the first rule of a long chain. All rules
+    # behind it ask for one of the three addresses, and so may not see them (bench/forwarding.py).
+    ours = f"{_FIRST[family] + 4 * slot}/{30 if family == 4 else 126}"
+    not_to_us = f"{ip} daddr != {ours} accept"
 
     def chain(hook: str, at: int, *rules: str) -> str:
         which = "first" if at < 0 else "last"
@@ -166,6 +170,7 @@ def table_script(
         chain(
             "postrouting",
             _LAST,
+            not_to_us,
             f"{here} {ip} daddr {m} {count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
             f"{here} {ip} daddr {s} {count('reply_left')} accept",
             *([f'oifname "{tag}" {ip} daddr {s} {count("reply_tunnel")} drop'] if spellable(tag) else []),
@@ -182,6 +187,7 @@ def table_script(
         chain(
             "prerouting",
             _ARRIVE,
+            f"{ip} saddr != {ours} {not_to_us}",
             f"{came} {ip} saddr {s} {ip} daddr {pod} {count('arrived')}",
             f"{came} {ip} saddr {t} {count('out_back')}",
             f"{came} {ip} saddr {pod} {ip} daddr {s} {count('reply_back')} {follow} {ip} saddr set {m} {ip} daddr set {pod} accept",
