@@ -257,6 +257,7 @@ class Agent:
                 # Health tells what is not right. Events may be over by now, so it is tried again without one.
                 kind = "" if isinstance(error, WicketError) else type(error).__name__
                 _log.error("could not put right; trying again", error=str(error), **({"kind": kind} if kind else {}))
+                self._firewall.set()
                 self._try_again()
 
     def _try_again(self) -> None:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Literal, Protocol
 
 from wicketgate.clock import Clock, SystemClock
 from wicketgate.errors import WicketError
@@ -216,6 +216,23 @@ class DoorKeeper:
             return
         self.generation += 1
         try:
-            await door.close()
+            await _to_the_end(door.close())
         except (WicketError, OSError) as error:
             _log.warning("could not remove the door", uplink=name, error=str(error))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish although we are told to stop meanwhile: a door that is half removed is found by nobody again."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        except (WicketError, OSError):
+            break  # told below
+    if cancelled is not None:
+        task.exception()
+        raise cancelled
+    task.result()

@@ -187,6 +187,19 @@ async def test_never_and_without_the_right(world):
     assert DoorKeeper(world.make, mode="always").demanded
 
 
+async def test_a_door_is_removed_to_the_end_although_the_agent_is_told_to_stop(keeper, world):
+    """Cancelled in the middle of moving a door: the old one is gone, and closing leaves nothing."""
+    await keeper.follow([Up()])
+    moving = asyncio.create_task(keeper.follow([Up(ifindex=9)]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    moving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    await keeper.close()
+    assert world.standing == {}
+
+
 async def test_a_door_that_cannot_be_removed_does_not_stop_the_others(keeper, world):
     """Closing goes through to the end."""
     six = Up("net1", 5, (ip_address("fd00::5"),), frozenset({6}))
