@@ -30,12 +30,14 @@ class HookResult:
 
     Attributes:
         verdict: of the whole hook.
-        packet: the packet as it goes on: addresses, ports and mark may be others. At `output`, the walk routes it
-            again when mark, source, destination or TOS changed (ip_route_me_harder).
+        packet: the packet as it goes on: addresses, ports, mark and TOS may be others.
         connection: as connection tracking knows it from here on.
         steps: what had an effect, in order. The walk stamps `direction` and `layer`; `stage` is the hook.
         object: the rule or policy that decided a drop, reject or unknown, as the user finds it; empty on accept.
         reason: why, as one clause; empty on accept.
+        reroute: only at `output`: a chain that does so asks for the way again (ip_route_me_harder): nft `type route`
+            and iptables' mangle OUTPUT when mark, addresses or TOS changed there, nat OUTPUT when the destination did.
+            A mark that a `type filter` chain sets changes no way.
     """
 
     verdict: HookVerdict
@@ -44,6 +46,7 @@ class HookResult:
     steps: tuple[Step, ...] = ()
     object: str = ""
     reason: str = ""
+    reroute: bool = False
 
 
 class Filter(Protocol):
