@@ -255,9 +255,9 @@ def test_a_signal_during_a_slow_hook_rolls_back_at_once(pod):
     pod.write(interface="PreUp = touch %s; sleep 300; true" % (pod.folder / "begun"))
     before = pod.state()
     process = started(pod, str(pod.conf))
-    poll((pod.folder / "begun").exists)
+    poll((pod.folder / "begun").exists, deadline=60, message="the hook begins")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=15)
+    process.communicate(timeout=30)
     assert process.returncode == 0
     assert pod.state() == before
     assert not [p for p in pod.pod.pids() if b"sleep" in Path(f"/proc/{p}/cmdline").read_bytes()]
