@@ -79,6 +79,9 @@ def test_what_others_remove_is_put_back(bridge):
     poll(lambda: run("ip", "addr", "show", "dev", "wg0").stdout, until=lambda t: "10.8.0.1/24" in t)
     run("ip", "link", "set", "wg0", "down")
     poll(lambda: run("ip", "link", "show", "dev", "wg0").stdout, until=lambda t: ",UP" in t)
+    # A client's peer alone: nothing tells of it and no probe fails, so the device is looked at now and then.
+    run("wg", "set", "wg0", "peer", pod.client_public, "remove")
+    poll(lambda: run("wg", "show", "wg0", "peers").stdout, until=lambda t: pod.client_public in t)
     run("wg", "set", "wg0", "peer", pod.client_public, "remove")
     for key in run("wg", "show", "wg0", "peers").stdout.split():
         run("wg", "set", "wg0", "peer", key, "remove")

@@ -21,7 +21,7 @@ from wicketgate.gateway.lock import InterfaceLock
 from wicketgate.gateway.sidecar import OwnPeer, Sidecar
 from wicketgate.kernel.capability import CAP_NET_ADMIN, has_capability
 from wicketgate.kernel.netlink import Netlink
-from wicketgate.wireguard.keys import PresharedKey, PrivateKey, PublicKey
+from wicketgate.wireguard.keys import PresharedKey, PrivateKey
 
 
 def sidecar(
@@ -92,12 +92,14 @@ def sidecar(
             "egress": egress,
             "drain": drain,
             "private_key_file": private_key_file,
+            "preshared_key_file": preshared_key_file,
+            "public_key": public_key,
             "log": log,
         },
         os.environ,
     )
     logs.configure(settings.log)
-    own = _own_peer(settings.private_key_file, public_key, preshared_key_file)
+    own = _own_peer(settings)
     asyncio.run(_run(settings, own))
     return 0
 
@@ -113,19 +115,15 @@ def _echo_port(leftovers: tuple[str, ...]) -> str | None:
     return port.split(",")[0]
 
 
-def _own_peer(private_key_file: str | None, public_key: str | None, preshared_key_file: str | None) -> OwnPeer | None:
-    if private_key_file is None and public_key is None:
+def _own_peer(settings: SidecarSettings) -> OwnPeer | None:
+    if settings.private_key_file is None and settings.public_key is None:
         return None
-    if private_key_file is None or public_key is None:
+    if settings.private_key_file is None or settings.public_key is None:
         raise InputError(
             "--private-key-file and --public-key go together: the peer's own key, and the gateway's public one"
         )
-    try:
-        server = PublicKey.parse(public_key)
-    except ValueError as error:
-        raise InputError(f"--public-key: {error}") from None
-    preshared = read_key(Path(preshared_key_file), PresharedKey) if preshared_key_file else None
-    return OwnPeer(read_key(Path(private_key_file), PrivateKey), server, preshared)
+    preshared = read_key(Path(settings.preshared_key_file), PresharedKey) if settings.preshared_key_file else None
+    return OwnPeer(read_key(Path(settings.private_key_file), PrivateKey), settings.public_key, preshared)
 
 
 async def _run(settings: SidecarSettings, own: OwnPeer | None) -> None:

@@ -17,7 +17,7 @@ from wicketgate.config.problems import did_you_mean, shown
 from wicketgate.config.values import BadValue, ip_literal, number
 from wicketgate.errors import InputError
 from wicketgate.logs import LogFormat
-from wicketgate.wireguard.keys import PrivateKey
+from wicketgate.wireguard.keys import PrivateKey, PublicKey
 
 _NAME = re.compile(r"[^\s/:\0]{1,15}")
 _DECIMAL = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
@@ -91,6 +91,8 @@ _ALLOWED = {
     "log": "json, console",
     "interface": "the name of an interface: 1-15 characters without blanks, / and :",
     "private_key_file": "the path of a file that holds the key, not the key",
+    "preshared_key_file": "the path of a file that holds the key, not the key",
+    "public_key": "a public key: 44 characters of base64",
     "listen_port": _PORT,
 }
 
@@ -188,6 +190,10 @@ def _key_file(value: object) -> object:
     except ValueError:
         return path
     raise BadValue("the key itself")
+
+
+def _public_key(value: object) -> object:
+    return PublicKey.parse(_text(value))
 
 
 def _text(value: object) -> str:
@@ -301,6 +307,8 @@ class SidecarSettings(_Settings):
     Attributes:
         interface: the one to stand beside.
         private_key_file: the key of a peer that the user added, for the handshake of a sidecar without rights.
+        preshared_key_file: that peer's preshared key.
+        public_key: the gateway's, for that handshake.
         listen_port: the UDP port that the interface should have; None = whichever it has.
     """
 
@@ -309,11 +317,15 @@ class SidecarSettings(_Settings):
         "level": _choice(Level),  # the weakest too
         "interface": _interface,
         "private_key_file": _key_file,
+        "preshared_key_file": _key_file,
+        "public_key": _public_key,
         "listen_port": _port(1),
     }
 
     interface: str = "wg0"
     private_key_file: str | None = None
+    preshared_key_file: str | None = None
+    public_key: PublicKey | None = None
     listen_port: int | None = None
 
     @property

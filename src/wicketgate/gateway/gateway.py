@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +13,15 @@ from wicketgate.clock import Clock
 from wicketgate.config import wgquick
 from wicketgate.config.model import Peer
 from wicketgate.config.settings import GatewaySettings, Level, Role, Strategy
-from wicketgate.config.wgquick import WgQuickConfig
 from wicketgate.errors import InputError, StateError
 from wicketgate.gateway import endpoints, firewall
 from wicketgate.gateway.desired import Desired, desire
 from wicketgate.gateway.exit_peer import ExitWatch
 from wicketgate.gateway.forwarding import Forwarding
 from wicketgate.gateway.hooks import run_hooks
-from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
+from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, look_every, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
+from wicketgate.gateway.loading import load
 from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.peers import peer_changes
 from wicketgate.gateway.saving import save_config
@@ -49,29 +47,6 @@ _log = get_logger("gateway")
 _RESOLVE_EVERY = 30.0  # seconds between looks at silent peers with named endpoints
 _RELOAD_AGAIN = 5.0  # seconds until a reload that could not be completed is tried again. A guess.
 _LEVELS = {Level.HANDSHAKE: "handshake", Level.TUNNEL: "tunnel", Level.EGRESS: "egress"}
-
-
-def load(path: str) -> WgQuickConfig:
-    """Read a wg-quick file, and say what is doubtful about it.
-
-    Raises:
-        InputError: it cannot be read, or is not one; every problem with file and line.
-    """
-    try:
-        # O_NONBLOCK: a pipe that nobody writes to must not hold us for ever.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise InputError(f"{path}: not a file; name a readable wg-quick file")
-            content = file.read(wgquick.MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; name a readable wg-quick file") from error
-    config = wgquick.parse(content, path=path)
-    directory = stat.S_IMODE(os.stat(Path(path).resolve().parent).st_mode)
-    for warning in (wgquick.mode_warning(mode, path=path, directory_mode=directory), *config.warnings):
-        if warning is not None:
-            _log.warning(str(warning))
-    return config
 
 
 class _FromFile(ConfigureDevice):
@@ -385,6 +360,17 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_file(changed), name="file")
             group.create_task(self._follow_endpoints(), name="endpoints")
+            group.create_task(self._follow_device(changed), name="device")
+
+    async def _follow_device(self, changed: asyncio.Event) -> None:
+        """Look at the device now and then: WireGuard tells nobody when a peer is removed, and metrics want its counts."""
+        while True:
+            await asyncio.sleep(look_every(self.view.device))
+            try:
+                if await self.mend():
+                    changed.set()
+            except StateError as error:
+                _log.debug("the device cannot be read; the next probe tells more", error=str(error))
 
     async def _follow_file(self, changed: asyncio.Event) -> None:
         async with contextlib.AsyncExitStack() as stack:

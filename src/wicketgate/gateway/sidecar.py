@@ -19,7 +19,7 @@ from ipaddress import ip_network
 from wicketgate.clock import Clock
 from wicketgate.config.settings import Level, SidecarSettings, Strategy
 from wicketgate.errors import StateError
-from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, old_probes, our_rules
+from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, look_every, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
 from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.steps import route_steps
@@ -219,14 +219,18 @@ class Sidecar:
         """There is no file of ours; what the other container does tells itself."""
 
     async def serve(self, changed: asyncio.Event) -> None:
-        """Nothing of its own to wait for, but while the device cannot be reached: sockets send no events."""
+        """Nothing of its own to wait for but the device itself: neither it nor its socket sends events."""
+        looked = self._clock.monotonic()
         while True:
             await asyncio.sleep(self._settings.probe_interval)
             live = self._live
             if self._privileged and live is not None and live.link(self.ifname) is not None:
                 unmet = self._backend is None
                 unsettled = self._device is not None and not self._device.public_key
-                if unmet or unsettled or not self._probe.paths:
+                # WireGuard tells nobody when a peer is removed, and metrics want the device's counts.
+                due = self._clock.monotonic() - looked > look_every(self._device)
+                if unmet or unsettled or not self._probe.paths or due:
+                    looked = self._clock.monotonic()
                     changed.set()
 
     async def mend(self) -> bool:
