@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,7 +111,9 @@ FIXES = (
 def seed(shape: Shape) -> Iterator[Pod]:
     """A pod with two listeners, under wg-quick's rules."""
     with Pod(shape, ipv6=False) as pod:
-        echo = pod.pod.popen(*NOBODY, sys.executable, "-c", _ECHO, stdout=subprocess.PIPE, text=True)
+        echo = pod.pod.popen(
+            *NOBODY, sys.executable, "-c", _ECHO, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         try:
             assert echo.stdout is not None
             if echo.stdout.readline().strip() != "ready":
@@ -152,6 +155,9 @@ def set_filters(pod: Pod, rp: int, svm: int) -> None:
     pod.pod.call(write)
 
 
+_over = threading.Event()  # Ctrl-C reaches the main thread only
+
+
 def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[bool]]:
     """What every fix does in one shape, a value for each of SETTINGS."""
     found: dict[str, list[bool]] = {}
@@ -161,6 +167,8 @@ def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[bool]
                 pod.pod.run(*command.split())
             found[fix.name] = []
             for rp, svm in SETTINGS:
+                if _over.is_set():
+                    raise CannotMeasure("interrupted")
                 set_filters(pod, rp, svm)
                 found[fix.name].append(connects(pod, fix.port))
             for command in fix.undo:
@@ -171,7 +179,11 @@ def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[bool]
 def rerun(fixes: tuple[Fix, ...] = FIXES) -> list[str]:
     """The table as lines of markdown; a cell in which the shapes differ names both."""
     with ThreadPoolExecutor(len(SHAPES)) as pool:
-        by_shape = list(pool.map(lambda shape: column(shape, fixes), SHAPES))
+        try:
+            by_shape = list(pool.map(lambda shape: column(shape, fixes), SHAPES))
+        except BaseException:
+            _over.set()
+            raise
     word: Callable[[bool], str] = lambda good: "ok" if good else "--"  # noqa: E731
     lines = [
         "| fix | " + " | ".join(f"rp{rp} svm{svm}" for rp, svm in SETTINGS) + " |",
