@@ -94,6 +94,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         given = list(sys.argv[1:] if arguments is None else arguments)
+        if given and given[0].replace(",", "").isdecimal():
+            # `9000 hello`: the arguments of a TCP echo whose image was changed for this one. No command is a number.
+            given.insert(0, "sidecar")
         result = build(given[0] if given else "")(given)
     except WicketError as error:
         _say(str(error))
