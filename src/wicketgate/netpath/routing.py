@@ -168,7 +168,7 @@ class Routing:
             if owned is None:
                 return Unsure("whether the source is an address of this host", f"source {source}")
             if not owned:
-                return Refused("EINVAL", f"source {source} is no address of this host")
+                return Refused("ENETUNREACH", f"source {source} is no address of this host")
         if destination.is_multicast or destination == BROADCAST or destination.is_unspecified:
             return Unsure("multicast, broadcast and unspecified destinations are not modelled", str(destination))
         if device:
@@ -183,9 +183,7 @@ class Routing:
             if not device:
                 return answer
             # "Apparently, routing tables are wrong. Assume, that the destination is on link."
-            chosen = source or source_address.select4(
-                self.snapshot.addresses, self.order, device, None, source_address.SCOPE_LINK
-            )
+            chosen = source or self._select4(device, None, source_address.SCOPE_LINK)
             return self._checked4(question, Way("unicast", (NextHop(device),), chosen, trail=answer.trail))
         route = answer.route
         if route.type == "local":
@@ -210,7 +208,13 @@ class Routing:
         if route.prefsrc is not None:
             return route.prefsrc
         via = hops[0].via if hops[0].via is not None and hops[0].via.version == 4 else None
-        return source_address.select4(self.snapshot.addresses, self.order, hops[0].oif, via, route.scope)
+        return self._select4(hops[0].oif, via, route.scope)
+
+    def _select4(self, ifname: str, destination: IPAddress | None, scope: int) -> IPAddress | None:
+        localnet = self.settings.either(4, ifname, "route_localnet")
+        return source_address.select4(
+            self.snapshot.addresses, self.order, ifname, destination, scope, localnet=localnet
+        )
 
     def _checked4(self, question: Question, way: Way) -> Way | Refused:
         """__mkroute_output()."""

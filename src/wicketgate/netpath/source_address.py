@@ -27,7 +27,13 @@ _ORCHID = IPv6Network("2001:10::/28")
 
 
 def select4(
-    addresses: Sequence[Address], order: Sequence[str], ifname: str, destination: IPAddress | None, scope: int
+    addresses: Sequence[Address],
+    order: Sequence[str],
+    ifname: str,
+    destination: IPAddress | None,
+    scope: int,
+    *,
+    localnet: bool = False,
 ) -> IPAddress | None:
     """inet_select_addr(): the first primary address of the interface whose network holds `destination`, else its first.
 
@@ -37,12 +43,13 @@ def select4(
         ifname: the interface the packet leaves by.
         destination: the gateway, or the receiver; None for any.
         scope: no address of a narrower scope is taken.
+        localnet: the interface has route_localnet: addresses of scope host count as of scope link.
     """
     first = None
     for address in addresses:
         if address.ifname != ifname or address.family != 4 or address.flags & IFA_F_SECONDARY:
             continue
-        if min(address.scope, SCOPE_HOST) > scope:
+        if min(address.scope, SCOPE_LINK if localnet else SCOPE_HOST) > scope:
             continue
         network = ip_network(f"{address.peer or address.ip}/{address.interface.network.prefixlen}", strict=False)
         if destination is None or destination in network:

@@ -88,11 +88,9 @@ def input4(routing: Routing, question: Question) -> tuple[Way | Refused | Blocke
             ), None
         return answer, None
     way = Way(answer.route.type, answer.hops, None, answer.route, answer.rule, answer.trail)
-    if way.kind == "broadcast":
-        if settings.of(4, iif, "bc_forwarding"):
-            return Unsure("forwarding of broadcasts is not modelled", f"net.ipv4.conf.{iif}.bc_forwarding"), None
-        return _judged(routing, question, way, "")
-    if way.kind == "local":
+    if way.kind == "broadcast" and settings.of(4, iif, "bc_forwarding"):
+        return Unsure("forwarding of broadcasts is not modelled", f"net.ipv4.conf.{iif}.bc_forwarding"), None
+    if way.kind in ("local", "broadcast"):
         return _judged(routing, question, replace(way, hops=(NextHop(LOOPBACK),)), "")
     if not settings.forwards(4, iif):
         return Blocked(
@@ -151,9 +149,37 @@ def check_source(
         if accepts_local:
             return Passed(f"net.ipv4.conf.{iif}.accept_local = 1", "any source may come in")
         if routing.default_rules[4] and not routing.custom_local_routes:
-            if routing.is_own(source):
-                return _own(iif, str(source))
-            return Passed(spelled, "the way back is not checked")
+            return _quickly(routing, question, leaves, spelled, broadcast=broadcast)
+    return _in_full(routing, question, leaves, mode, spelled, broadcast=broadcast)
+
+
+def _quickly(
+    routing: Routing, question: Question, leaves: str, spelled: str, *, broadcast: bool
+) -> Passed | Blocked | Unsure:
+    """Without rules of its own, a namespace only compares the source with its addresses; and once it had one, never so."""
+    assert question.source is not None
+    iif = question.iif
+    quick = (
+        _own(iif, str(question.source))
+        if routing.is_own(question.source)
+        else Passed(spelled, "the way back is not checked")
+    )
+    full = _in_full(routing, question, leaves, 0, spelled, broadcast=broadcast)
+    if type(quick) is type(full):
+        return quick
+    if isinstance(full, Unsure):
+        return full
+    words = "whether the namespace ever had a policy rule of its own cannot be seen, and the source check depends on it"
+    return Unsure(words, full.object)
+
+
+def _in_full(
+    routing: Routing, question: Question, leaves: str, mode: int, spelled: str, *, broadcast: bool
+) -> Passed | Blocked | Unsure:
+    """__fib_validate_source()."""
+    iif, source, settings = question.iif, question.source, routing.settings
+    assert source is not None
+    accepts_local = settings.either(4, iif, "accept_local")
     reverse = replace(
         question,
         destination=source,
