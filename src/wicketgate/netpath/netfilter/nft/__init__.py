@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nftables: the listing of `nft -j list ruleset` and what its chains decide."""
