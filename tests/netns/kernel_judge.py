@@ -100,6 +100,20 @@ class Judge:
         for name, value in world.sysctls.items():
             sysctl.write(name, str(value))
 
+    def disagreement(self, ask: Ask, routing: Routing) -> tuple[str | None, bool]:
+        """What kernel and model do not agree on, and whether the model said that it does not know.
+
+        The kernel settles some things on its own time (an IPv6 address's local route comes from a work queue), so a
+        disagreement counts when it stays with a fresh snapshot.
+        """
+        for _ in range(3):
+            said = model(routing, ask)
+            problem = differs(ask, self.kernel(ask), said)
+            if problem is None:
+                break
+            routing = Routing(self.snapshot())
+        return problem, isinstance(said, Unsure)
+
     def snapshot(self) -> Snapshot:
         """The namespace now."""
         return self.runner.run(take_snapshot(firewall=False, sockets=False))

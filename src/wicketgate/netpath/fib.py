@@ -117,12 +117,12 @@ class Table:
 
     def _lookup6(self, question: Question, nodes: list[list[Route]]) -> Answer | None:
         # RT6_LOOKUP_F_REACHABLE first, and without it when nothing was found.
+        leaves = _leaves(nodes, question.source)
         for reachable in (True, False) if self._reachable_first else (False,):
-            for node in nodes:
-                for leaf in _subtrees(node, question.source):
-                    found = self._select6(leaf, question, reachable=reachable)
-                    if found is not None:
-                        return found
+            for leaf in leaves:
+                found = self._select6(leaf, question, reachable=reachable)
+                if found is not None:
+                    return found
         return None
 
     def _select6(self, leaf: list[Route], question: Question, *, reachable: bool) -> Answer | None:
@@ -176,17 +176,26 @@ def _hops6(route: Route) -> tuple[NextHop, ...]:
     return route.nexthops or (NextHop("lo"),)  # routes that reject belong to lo
 
 
-def _subtrees(node: list[Route], source: IPAddress | None) -> Iterator[list[Route]]:
-    """Source-specific routes: within one destination the longest source prefix first (fib6_node_lookup_1)."""
-    if all(route.src is None for route in node):
-        yield node
-        return
-    lengths: dict[int, list[Route]] = {}
-    for route in node:
-        if route.src is None or (source is not None and source in route.src):
-            lengths.setdefault(route.src.prefixlen if route.src is not None else 0, []).append(route)
-    for _, leaf in sorted(lengths.items(), reverse=True):
-        yield leaf
+def _leaves(nodes: list[list[Route]], source: IPAddress | None) -> list[list[Route]]:
+    """The lists of routes in the order in which they are asked (fib6_node_lookup_1, fib6_backtrack).
+
+    A destination with source-specific routes of which none fits the source is passed over at first, with its plain
+    routes too: those count only on the way back from a longer prefix. `::/0` alone is never passed over.
+    """
+    if all(route.src is None for node in nodes for route in node):
+        return nodes
+    leaves: list[list[Route]] = []
+    for node in nodes:
+        fitting: dict[int, list[Route]] = {}
+        for route in node:
+            if route.src is not None and source is not None and source in route.src:
+                fitting.setdefault(route.src.prefixlen, []).append(route)
+        plain = [route for route in node if route.src is None]
+        shadowed = not leaves and not fitting and len(plain) < len(node) and node[0].dst.prefixlen
+        if not shadowed:
+            leaves += [fitting[length] for length in sorted(fitting, reverse=True)]
+            leaves += [plain] if plain else []
+    return leaves
 
 
 def _problem(route: Route) -> Unsure | None:

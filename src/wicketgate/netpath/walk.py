@@ -1,0 +1,589 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of things: what a packet meets between coming in, or being sent, and its end.
+
+In: (WireGuard's source check) -> prerouting -> routing with the source check -> input -> socket,
+or forwarding -> forward -> postrouting -> out. Out of a socket: routing -> output -> routing again where a chain asks
+for it -> postrouting -> out; to ourselves it goes on at prerouting on `lo`. Out of a WireGuard interface: the peer,
+and then the encrypted packet from a socket of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
+
+from wicketgate.netpath import sockets
+from wicketgate.netpath.filter import Filter, HookVerdict, NoFilter
+from wicketgate.netpath.flow import Flow
+from wicketgate.netpath.lookup import LOOPBACK, Question, Refused, Unsure, route_line, rule_line
+from wicketgate.netpath.packet import (
+    ICMP,
+    ICMP_ECHO_REQUEST,
+    ICMPV6,
+    ICMPV6_ECHO_REQUEST,
+    SYN,
+    TCP,
+    UDP,
+    Connection,
+    Packet,
+)
+from wicketgate.netpath.routing import Routing, Way
+from wicketgate.netpath.settings import NotTold
+from wicketgate.netpath.snapshot import ListeningSocket, NextHop, Snapshot, WireGuardState
+from wicketgate.netpath.source_check import Blocked, arrives6, input4
+from wicketgate.netpath.step import (
+    CheckStep,
+    CryptokeyStep,
+    Direction,
+    Hook,
+    PacketStep,
+    RouteStep,
+    RuleStep,
+    SocketStep,
+    Stage,
+    Step,
+    UnknownStep,
+)
+from wicketgate.netpath.trace import Trace
+from wicketgate.netpath.verdict import Verdict
+from wicketgate.netpath.wireguard import Cryptokey, carrier_of, spell_peer
+
+_LAYERS = 4  # tunnels in tunnels; the kernel's own limit for recursion on transmit is 8 (XMIT_RECURSION_LIMIT)
+_NUMBERS = {"tcp": TCP, "udp": UDP}
+
+
+@dataclass(frozen=True, slots=True)
+class _Journey:
+    """A packet under way, with all that happened to it."""
+
+    flow: Flow
+    direction: Direction
+    packet: Packet
+    connection: Connection
+    steps: tuple[Step, ...] = ()
+    layer: int = 0
+    device: str = ""  # the sending socket's SO_BINDTODEVICE
+    tunnels: tuple[str, ...] = ()  # WireGuard interfaces that it is inside of
+    way: Way | None = None
+
+    def add(self, *steps: Step) -> _Journey:
+        stamped = tuple(replace(step, direction=self.direction, layer=self.layer) for step in steps)
+        return replace(self, steps=self.steps + stamped)
+
+    def end(self, verdict: Verdict, reason: str, *, code: str = "", object_: str = "") -> Trace:
+        way = self.way
+        return Trace(
+            flow=self.flow,
+            direction=self.direction,
+            verdict=verdict,
+            reason=reason,
+            packet=self.packet,
+            connection=self.connection,
+            code=code,
+            object=object_,
+            steps=self.steps,
+            rule=way.rule if way else None,
+            route=way.route if way else None,
+        )
+
+    def unknown(self, stage: Stage, unsure: Unsure) -> Trace:
+        stopped = self.add(
+            *_asked(stage, unsure.trail), UnknownStep(stage=stage, object=unsure.object, effect=unsure.reason)
+        )
+        return stopped.end(Verdict.UNKNOWN, unsure.reason, object_=unsure.object)
+
+
+class Walker:
+    """One snapshot, ready for many flows.
+
+    Args:
+        snapshot: the namespace.
+        netfilter: its firewall; without one, every hook accepts.
+    """
+
+    def __init__(self, snapshot: Snapshot, netfilter: Filter | None = None) -> None:
+        self.snapshot = snapshot
+        self.routing = Routing(snapshot)
+        self.netfilter: Filter = netfilter or NoFilter()
+        self._links = {link.name: link for link in snapshot.links}
+        self._cryptokeys = {state.ifname: Cryptokey(state) for state in snapshot.wireguard}
+
+    def tunnel(self, ifname: str) -> bool:
+        """A WireGuard interface."""
+        return ifname in self._cryptokeys
+
+    # Entrances
+
+    def trace(self, flow: Flow) -> Trace:
+        """The way of a flow's first packet: sent by a local socket, or come in by `flow.iif`."""
+        packet = packet_of(flow)
+        return self.walk(flow, packet, Connection.opened_by(packet), device=flow.device)
+
+    def walk(
+        self, flow: Flow, packet: Packet, connection: Connection, *, device: str = "", direction: Direction = "forward"
+    ) -> Trace:
+        """The way of any packet: it comes in when it has an `iif`, and is sent from here when not."""
+        journey = _Journey(flow, direction, packet, connection, device=device)
+        try:
+            return self._arrive(journey) if packet.iif else self._send(journey)
+        except NotTold as lack:
+            return journey.unknown(Stage.INPUT_ROUTING if packet.iif else Stage.OUTPUT_ROUTING, lack.unsure)
+
+    # In
+
+    def _arrive(self, journey: _Journey) -> Trace:
+        packet = journey.packet
+        journey = journey.add(
+            PacketStep(
+                stage=Stage.INGRESS,
+                object=packet.iif,
+                effect=f"{packet.spelled()} comes in",
+                ifname=packet.iif,
+                ends=packet.ends,
+            )
+        )
+        link = self._links.get(packet.iif)
+        if link is None:
+            return journey.end(
+                Verdict.DROPPED, f"there is no interface {packet.iif}", code="interface-missing", object_=packet.iif
+            )
+        if not link.up:
+            return journey.end(Verdict.DROPPED, f"{packet.iif} is down", code="interface-down", object_=packet.iif)
+        if self.tunnel(packet.iif):
+            journey, ended = self._decrypted(journey)
+            if ended is not None:
+                return ended
+        if isinstance(packet.source, IPv6Address) and isinstance(packet.destination, IPv6Address):
+            if self.routing.settings.number(f"net.ipv6.conf.{packet.iif.replace('.', '/')}.disable_ipv6", 0):
+                return journey.end(
+                    Verdict.DROPPED,
+                    f"IPv6 is off on {packet.iif}",
+                    code="address-missing",
+                    object_=f"net.ipv6.conf.{packet.iif}.disable_ipv6 = 1",
+                )
+            blocked = arrives6(packet.source, packet.destination, loopback=link.loopback)
+            if blocked is not None:
+                return _blocked(journey, blocked)
+        journey, ended = self._hook(journey, "prerouting")
+        return ended or self._route_in(journey)
+
+    def _decrypted(self, journey: _Journey) -> tuple[_Journey, Trace | None]:
+        packet = journey.packet
+        cryptokey = self._cryptokeys[packet.iif]
+        found = cryptokey.peer_of(packet.source)
+        if found is None:
+            words = f"no peer of {packet.iif} may send from {packet.source}"
+            step = CryptokeyStep(stage=Stage.TUNNEL_IN, object=packet.iif, effect=words, ifname=packet.iif)
+            journey = journey.add(step)
+            return journey, journey.end(
+                Verdict.DROPPED, words, code="source-not-allowed", object_=f"{packet.iif} allowed-ips"
+            )
+        network, peer = found
+        words = f"{packet.source} is within its allowed-ips {network}"
+        return journey.add(
+            CryptokeyStep(
+                stage=Stage.TUNNEL_IN,
+                object=spell_peer(cryptokey.state, peer),
+                effect=words,
+                ifname=packet.iif,
+                peer=peer,
+            )
+        ), None
+
+    def _route_in(self, journey: _Journey) -> Trace:
+        packet = journey.packet
+        question = _question(packet, iif=packet.iif, uid=0)
+        passed = None
+        if packet.family == 4:
+            way, passed = input4(self.routing, question)
+        else:
+            way = self.routing.input6(question)
+        if isinstance(way, Unsure):
+            return journey.unknown(Stage.INPUT_ROUTING, way)
+        if isinstance(way, Blocked):
+            return _blocked(journey, way)
+        if isinstance(way, Refused):
+            return self._no_way_in(journey, way)
+        journey = replace(journey.add(*_found(Stage.INPUT_ROUTING, way)), way=way)
+        if passed is not None:
+            journey = journey.add(CheckStep(stage=Stage.SOURCE_CHECK, object=passed.object, effect=passed.effect))
+        if way.kind == "local":
+            return self._deliver(journey)
+        if way.kind != "unicast":
+            return journey.unknown(
+                Stage.INPUT_ROUTING, Unsure(f"{way.kind} packets are not modelled", str(packet.destination))
+            )
+        return self._forward(journey, way)
+
+    def _no_way_in(self, journey: _Journey, refused: Refused) -> Trace:
+        journey = journey.add(*_asked(Stage.INPUT_ROUTING, refused.trail))
+        code, words = _refusal(refused, journey.packet)
+        iif = journey.packet.iif
+        told = self.routing.settings.forwards(journey.packet.family, iif) and refused.errno != "EINVAL"
+        # ip_error() is silent on an interface that does not forward; a blackhole is silent everywhere.
+        verdict = Verdict.REFUSED if told else Verdict.DROPPED
+        return journey.end(verdict, words, code=code, object_=refused.object or str(journey.packet.destination))
+
+    def _deliver(self, journey: _Journey) -> Trace:
+        journey, ended = self._hook(journey, "input")
+        if ended is not None:
+            return ended
+        packet = journey.packet
+        taker = sockets.receiver(self.snapshot, packet)
+        if isinstance(taker, Unsure):
+            return journey.unknown(Stage.SOCKET_IN, taker)
+        if isinstance(taker, sockets.Nobody):
+            silent = packet.protocol in (ICMP, ICMPV6)
+            journey = journey.add(
+                SocketStep(stage=Stage.SOCKET_IN, object=taker.object, effect=taker.reason, socket=taker.near)
+            )
+            verdict = Verdict.DROPPED if silent else Verdict.REFUSED
+            return journey.end(verdict, taker.reason, code=taker.code, object_=taker.object)
+        journey = journey.add(
+            SocketStep(stage=Stage.SOCKET_IN, object=taker.by, effect="takes the packet", socket=taker.socket)
+        )
+        done = journey.end(Verdict.DELIVERED, f"{taker.by} takes it", object_=taker.by)
+        return replace(done, socket=taker.socket, device=taker.device)
+
+    def _forward(self, journey: _Journey, way: Way) -> Trace:
+        packet = journey.packet
+        settings = self.routing.settings
+        if not settings.forwards(packet.family, packet.iif):
+            name = settings.forwarding_spelled(packet.family, packet.iif)
+            return _blocked(
+                journey, Blocked("forwarding-off", name, f"{packet.destination} is not here, and nothing is forwarded")
+            )
+        journey = journey.add(CheckStep(stage=Stage.FORWARDING, object=f"forwarding on {packet.iif}", effect="is on"))
+        if packet.hop_limit <= 1:
+            return journey.end(
+                Verdict.REFUSED, "its hop limit is used up", code="ttl-exceeded", object_=f"ttl {packet.hop_limit}"
+            )
+        if packet.family == 6 and packet.source.is_link_local:
+            return journey.end(
+                Verdict.REFUSED,
+                "a link-local source stays on its link",
+                code="martian-source",
+                object_=f"source {packet.source}",
+            )
+        journey = replace(journey, packet=replace(packet, hop_limit=packet.hop_limit - 1))
+
+        def on(branch: _Journey, hop: NextHop) -> Trace:
+            too_large = self._too_large(branch, hop)
+            if too_large is not None:
+                return too_large
+            branch, ended = self._hook(branch, "forward")
+            if ended is not None:
+                return ended
+            branch, ended = self._hook(branch, "postrouting")
+            return ended or self._leave(branch, hop)
+
+        return self._each(journey, way.hops, on)
+
+    def _too_large(self, journey: _Journey, hop: NextHop) -> Trace | None:
+        packet, link = journey.packet, self._links.get(hop.oif)
+        if link is None or packet.length <= link.mtu:
+            return None
+        if packet.family == 4 and packet.protocol != TCP:
+            return None  # without the DF bit it is fragmented; only TCP is known to set it
+        words = f"{packet.length} octets do not fit the MTU {link.mtu} of {hop.oif}"
+        return journey.end(Verdict.REFUSED, words, code="mtu-too-large", object_=f"{hop.oif} mtu {link.mtu}")
+
+    # Out
+
+    def _send(self, journey: _Journey) -> Trace:
+        packet = journey.packet
+        sender = (
+            "a socket" + (f" bound to {journey.device}" if journey.device else "")
+            if packet.from_socket
+            else "the kernel"
+        )
+        journey = journey.add(
+            PacketStep(stage=Stage.SOCKET_OUT, object=sender, effect=f"sends {packet.spelled()}", ends=packet.ends)
+        )
+        way = self._way_out(journey)
+        if not isinstance(way, Way):
+            return self._no_way_out(journey, way, Stage.OUTPUT_ROUTING)
+        journey = replace(journey.add(*_found(Stage.OUTPUT_ROUTING, way)), way=way)
+        if packet.source.is_unspecified:
+            if way.source is None:
+                return journey.unknown(
+                    Stage.OUTPUT_ROUTING, Unsure("no source address could be chosen", str(packet.destination))
+                )
+            packet = replace(packet, source=way.source)
+            journey = replace(journey, packet=packet, connection=Connection.opened_by(packet))
+        return self._each(journey, way.hops, self._sent)
+
+    def _way_out(self, journey: _Journey) -> Way | Refused | Unsure:
+        packet = journey.packet
+        source = None if packet.source.is_unspecified else packet.source
+        return self.routing.output(
+            replace(
+                _question(packet, iif=LOOPBACK, uid=packet.uid),
+                source=source,
+                oif=journey.device,
+                strict=bool(journey.device),
+            )
+        )
+
+    def _sent(self, journey: _Journey, hop: NextHop) -> Trace:
+        before = journey.packet
+        journey, ended, reroute = self._hook_and_route(journey)
+        if ended is not None:
+            return ended
+        if not reroute:
+            return self._after_output(journey, hop)
+        way = self._way_out(journey)
+        if not isinstance(way, Way):
+            return self._no_way_out(journey, way, Stage.REROUTING)
+        words = f"mark {before.mark:#x} -> {journey.packet.mark:#x}, the way is asked again"
+        journey = journey.add(CheckStep(stage=Stage.REROUTING, object="netfilter output", effect=words))
+        journey = replace(journey.add(*_found(Stage.REROUTING, way)), way=way)
+        return self._each(journey, way.hops, self._after_output)
+
+    def _after_output(self, journey: _Journey, hop: NextHop) -> Trace:
+        journey, ended = self._hook(replace(journey, packet=replace(journey.packet, oif=hop.oif)), "postrouting")
+        if ended is not None:
+            return ended
+        if hop.oif != LOOPBACK:
+            return self._leave(journey, hop)
+        return self._come_back(journey)
+
+    def _come_back(self, journey: _Journey) -> Trace:
+        """Over `lo`. The packet keeps its route unless prerouting gives it another destination."""
+        before = replace(journey.packet, iif=LOOPBACK, oif="", from_socket=False)
+        journey, ended = self._hook(replace(journey, packet=before), "prerouting")
+        if ended is not None:
+            return ended
+        return self._deliver(journey) if journey.packet.destination == before.destination else self._route_in(journey)
+
+    def _no_way_out(self, journey: _Journey, refused: Refused | Unsure, stage: Stage) -> Trace:
+        if isinstance(refused, Unsure):
+            return journey.unknown(stage, refused)
+        journey = journey.add(*_asked(stage, refused.trail))
+        code, words = _refusal(refused, journey.packet)
+        if journey.direction == "reply" and code == "no-route":
+            code = "reply-unroutable"
+        # A sender learns of it by an errno; nobody tells the one who waits for a reply.
+        told = journey.direction == "forward" and not journey.layer
+        verdict = Verdict.REFUSED if told else Verdict.DROPPED
+        return journey.end(verdict, words, code=code, object_=refused.object or str(journey.packet.destination))
+
+    # The wire
+
+    def _leave(self, journey: _Journey, hop: NextHop) -> Trace:
+        link = self._links.get(hop.oif)
+        if link is None:
+            return journey.end(
+                Verdict.DROPPED, f"there is no interface {hop.oif}", code="interface-missing", object_=hop.oif
+            )
+        journey = replace(journey, packet=replace(journey.packet, oif=hop.oif))
+        if not link.up or not link.lower_up:
+            words = f"{hop.oif} is down" if not link.up else f"{hop.oif} has no carrier"
+            return replace(journey.end(Verdict.DROPPED, words, code="interface-down", object_=hop.oif), egress=hop.oif)
+        if journey.way is not None and journey.way.route is None and not link.pointopoint and not self.tunnel(hop.oif):
+            words = f"no route: a socket bound to {hop.oif} looks for {journey.packet.destination} on the wire, and who answers there is not known"
+            return replace(
+                journey.unknown(Stage.NEIGHBOUR, Unsure(words, hop.oif)),
+                code="reply-unroutable" if journey.direction == "reply" else "",
+                egress=hop.oif,
+            )
+        via = f" via {hop.via}" if hop.via is not None else ""
+        journey = journey.add(
+            PacketStep(
+                stage=Stage.EGRESS,
+                object=hop.oif,
+                effect=f"{journey.packet.spelled()} leaves by {hop.oif}{via}",
+                ifname=hop.oif,
+                ends=journey.packet.ends,
+            )
+        )
+        if self.tunnel(hop.oif):
+            return self._encrypt(journey, hop)
+        return replace(journey.end(Verdict.FORWARDED, f"leaves by {hop.oif}{via}"), egress=hop.oif, via=hop.via)
+
+    def _encrypt(self, journey: _Journey, hop: NextHop) -> Trace:
+        cryptokey = self._cryptokeys[hop.oif]
+        packet = journey.packet
+
+        def lost(at: _Journey, code: str, object_: str, words: str) -> Trace:
+            return replace(at.end(Verdict.DROPPED, words, code=code, object_=object_), egress=hop.oif)
+
+        found = cryptokey.peer_of(packet.destination)
+        if found is None:
+            return lost(
+                journey,
+                "no-peer-for-destination",
+                f"{hop.oif} allowed-ips",
+                f"no peer of {hop.oif} has {packet.destination} in its allowed-ips",
+            )
+        network, peer = found
+        line = spell_peer(cryptokey.state, peer)
+        journey = journey.add(
+            CryptokeyStep(
+                stage=Stage.TUNNEL_OUT,
+                object=line,
+                effect=f"{packet.destination} is within its allowed-ips {network}",
+                ifname=hop.oif,
+                peer=peer,
+            )
+        )
+        if peer.endpoint is None:
+            return lost(journey, "peer-without-endpoint", line, "the peer has no endpoint yet")
+        if hop.oif in journey.tunnels or len(journey.tunnels) >= _LAYERS:
+            return lost(journey, "tunnel-loop", hop.oif, f"what {hop.oif} encrypts is routed into {hop.oif} again")
+        outer = self._send(self._carrier(journey, cryptokey.state, peer.endpoint, hop.oif))
+        done = replace(journey, steps=outer.steps)
+        if outer.verdict is not Verdict.FORWARDED:
+            reason = f"its carrier, {outer.packet.ends.spelled()}: {outer.reason}"
+            verdict = outer.verdict if outer.verdict is not Verdict.DELIVERED else Verdict.FORWARDED
+            ended = done.end(verdict, reason, code=outer.code, object_=outer.object)
+            return replace(ended, egress=hop.oif, carrier=outer.carrier or outer.egress, branches=outer.branches)
+        reason = f"leaves by {hop.oif}, carried by {outer.carrier or outer.egress}"
+        return replace(done.end(Verdict.FORWARDED, reason), egress=hop.oif, carrier=outer.carrier or outer.egress)
+
+    def _carrier(self, journey: _Journey, state: WireGuardState, endpoint: tuple[object, int], ifname: str) -> _Journey:
+        owner = next(
+            (s.uid for s in self.snapshot.sockets if s.protocol == "udp" and s.port == state.listen_port), None
+        )
+        link = self._links[ifname]
+        uid = 0 if state.backend == "kernel" else owner
+        outer = carrier_of(state, endpoint, journey.packet, uid=uid, mtu=link.mtu)  # type: ignore[arg-type]
+        return replace(
+            journey, packet=outer, connection=Connection.opened_by(outer), layer=journey.layer + 1, device="",
+            tunnels=(*journey.tunnels, ifname), way=None,
+        )  # fmt: skip
+
+    # Hooks and branches
+
+    def _hook(self, journey: _Journey, name: Hook) -> tuple[_Journey, Trace | None]:
+        journey, ended, _ = self._run_hook(journey, name)
+        return journey, ended
+
+    def _hook_and_route(self, journey: _Journey) -> tuple[_Journey, Trace | None, bool]:
+        return self._run_hook(journey, "output")
+
+    def _run_hook(self, journey: _Journey, name: Hook) -> tuple[_Journey, Trace | None, bool]:
+        result = self.netfilter.hook(name, journey.packet, journey.connection)
+        journey = replace(journey, packet=result.packet, connection=result.connection).add(*result.steps)
+        if result.verdict is HookVerdict.ACCEPT:
+            return journey, None, result.reroute
+        if result.verdict is HookVerdict.UNKNOWN:
+            return journey, journey.unknown(Stage(name), Unsure(result.reason, result.object)), False
+        verdict = Verdict.DROPPED if result.verdict is HookVerdict.DROP else Verdict.REFUSED
+        return journey, journey.end(verdict, result.reason, code=f"{name}-drop", object_=result.object), False
+
+    def _each(self, journey: _Journey, hops: Sequence[NextHop], go_on: Callable[[_Journey, NextHop], Trace]) -> Trace:
+        """Go on by every interface that a hash may choose. Ways that end alike are one."""
+        by_interface: dict[str, NextHop] = {}
+        for hop in hops:
+            by_interface.setdefault(hop.oif, hop)
+        branches = tuple(
+            go_on(
+                replace(
+                    journey,
+                    packet=replace(journey.packet, oif="" if hop.oif == LOOPBACK and journey.packet.iif else hop.oif),
+                ),
+                hop,
+            )
+            for hop in by_interface.values()
+        )
+        if len(branches) == 1:
+            return branches[0]
+        ends = {(branch.verdict, branch.code, branch.egress if branch.works else "") for branch in branches}
+        if len(ends) == 1:
+            return replace(branches[0], branches=branches)
+        where = route_line(journey.way.route) if journey.way is not None and journey.way.route is not None else ""
+        words = f"a hash chooses between {', '.join(by_interface)}: " + "; ".join(b.reason for b in branches)
+        return replace(journey.unknown(Stage.OUTPUT_ROUTING, Unsure(words, where)), branches=branches)
+
+
+def packet_of(flow: Flow) -> Packet:
+    """The first packet of a flow: a SYN, a datagram, an echo request."""
+    six = flow.destination.version == 6
+    echo = flow.protocol == "icmp"
+    return Packet(
+        source=flow.source,
+        destination=flow.destination,
+        protocol=(ICMPV6 if six else ICMP) if echo else _NUMBERS[flow.protocol],
+        source_port=flow.source_port,
+        destination_port=flow.destination_port,
+        icmp_type=(ICMPV6_ECHO_REQUEST if six else ICMP_ECHO_REQUEST) if echo else None,
+        tcp_flags=SYN if flow.protocol == "tcp" else 0,
+        mark=flow.mark,
+        iif=flow.iif or "",
+        length=flow.length,
+        tos=flow.tos,
+        uid=flow.uid if flow.iif is None else None,
+        from_socket=flow.iif is None,
+    )
+
+
+def _question(packet: Packet, *, iif: str, uid: int | None) -> Question:
+    return Question(
+        packet.destination,
+        packet.source,
+        iif=iif,
+        mark=packet.mark,
+        uid=uid,
+        protocol=packet.protocol,
+        source_port=packet.source_port,
+        destination_port=packet.destination_port,
+        tos=packet.tos,
+    )
+
+
+def _asked(stage: Stage, trail: Sequence[object]) -> tuple[RuleStep, ...]:
+    from wicketgate.netpath.lookup import Asked  # noqa: PLC0415
+
+    return tuple(
+        RuleStep(stage=stage, object=rule_line(asked.rule), effect=asked.outcome, rule=asked.rule)
+        for asked in trail
+        if isinstance(asked, Asked)
+    )
+
+
+def _found(stage: Stage, way: Way) -> tuple[Step, ...]:
+    rules = _asked(stage, way.trail)
+    if rules and way.route is not None:
+        rules = (*rules[:-1], replace(rules[-1], taken=True))
+    if way.route is None:
+        return (
+            *rules,
+            RouteStep(
+                stage=stage, object="no route", effect=f"the socket's interface {way.hops[0].oif} is taken all the same"
+            ),
+        )
+    effect = (
+        "is delivered here"
+        if way.kind == "local"
+        else f"leads out by {' or '.join(dict.fromkeys(h.oif for h in way.hops))}"
+    )
+    return (
+        *rules,
+        RouteStep(stage=stage, object=route_line(way.route), effect=effect, route=way.route, nexthop=way.hops[0]),
+    )
+
+
+def _blocked(journey: _Journey, blocked: Blocked) -> Trace:
+    stage = Stage.FORWARDING if blocked.code == "forwarding-off" else Stage.SOURCE_CHECK
+    stopped = journey.add(CheckStep(stage=stage, object=blocked.object, effect=blocked.reason, passed=False))
+    return stopped.end(Verdict.DROPPED, blocked.reason, code=blocked.code, object_=blocked.object)
+
+
+def _refusal(refused: Refused, packet: Packet) -> tuple[str, str]:
+    if (refused.rule is not None and not refused.rule.table) or refused.route is not None:
+        return "blackhole-route", f"{refused.object} refuses {packet.destination}"
+    if refused.object:
+        return "no-route", refused.object
+    return "no-route", f"no route leads to {packet.destination}"
+
+
+def trace(snapshot: Snapshot, flow: Flow, netfilter: Filter | None = None) -> Trace:
+    """The way of a flow's first packet. For many flows of one snapshot make one `Walker`."""
+    return Walker(snapshot, netfilter).trace(flow)
+
+
+def sends_with(socket: ListeningSocket | None) -> tuple[str, int | None, int | None]:
+    """Bound device, mark and user of what a socket sends; None where it was not told."""
+    return (socket.bound_device, socket.mark, socket.uid) if socket is not None else ("", 0, 0)
