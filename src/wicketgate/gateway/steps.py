@@ -8,18 +8,29 @@ from collections.abc import Collection
 from wicketgate.gateway.desired import Desired
 from wicketgate.gateway.live import Live
 from wicketgate.gateway.pins import is_pin
-from wicketgate.kernel.changes import AddAddress, AddRoute, AddRule, DeleteAddress, DeleteRoute, DeleteRule, SetLink
+from wicketgate.kernel.changes import (
+    AddAddress,
+    AddRoute,
+    AddRoutes,
+    AddRule,
+    DeleteAddress,
+    DeleteRoute,
+    DeleteRule,
+    SetLink,
+)
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.ownership import LINK_ALIAS, ROUTE_PROTOCOL
 from wicketgate.kernel.plan import Change
 from wicketgate.netpath.snapshot import Address, Link, Route, Rule
 
 _SCOPE_LINK = 253
+_FEW_ROUTES = 10
 # As repairs are counted and told.
 _KINDS = {
     AddRule: "rule",
     DeleteRule: "rule",
     AddRoute: "route",
+    AddRoutes: "route",
     DeleteRoute: "route",
     AddAddress: "address",
     DeleteAddress: "address",
@@ -81,17 +92,22 @@ def _kernels_own(address: Address) -> bool:
     return address.interface.version == 6 and address.scope == _SCOPE_LINK
 
 
-def _same_way(a: Route, b: Route) -> bool:
-    return (a.dst, a.table, a.oif) == (b.dst, b.table, b.oif)
+def _way(route: Route) -> tuple[object, ...]:
+    return (route.dst, route.table, route.oif)
 
 
 def route_steps(ifname: str, wanted: Collection[Route], live: Live, netlink: Netlink) -> list[Change]:
     """The routes through a tunnel: those that are missing, and those with our tag that are no longer wanted."""
-    steps: list[Change] = [AddRoute(netlink, r) for r in wanted if not any(_same_way(r, have) for have in live.routes)]
+    have, want = {_way(r) for r in live.routes}, {_way(r) for r in wanted}
+    missing = [r for r in wanted if _way(r) not in have]
+    # A few are done and taken back one by one; for hundreds of peers that would be a quadratic number of readings.
+    steps: list[Change] = (
+        [AddRoutes(netlink, missing)] if len(missing) > _FEW_ROUTES else [AddRoute(netlink, r) for r in missing]
+    )
     steps += [
         DeleteRoute(netlink, r)
         for r in live.routes
-        if r.protocol == ROUTE_PROTOCOL and r.oif == ifname and not any(_same_way(r, w) for w in wanted)
+        if r.protocol == ROUTE_PROTOCOL and r.oif == ifname and _way(r) not in want
     ]
     return steps
 

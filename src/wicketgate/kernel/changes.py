@@ -8,6 +8,7 @@ that was cancelled half way counts as made; its undo then finds nothing, or what
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import replace
 
 from wicketgate.errors import KernelRefused, StateError
@@ -141,6 +142,49 @@ class AddRoute:
         else:
             await _delete_route(self._netlink, self.route)
         self._made = False
+
+
+class AddRoutes:
+    """Many at once: the tables are read twice in all, where `AddRoute` reads its table twice for each route.
+
+    (500 routes, one by one, took 27 s of processor time.)
+    """
+
+    def __init__(self, netlink: Netlink, routes: Sequence[Route]) -> None:
+        self._netlink = netlink
+        self.routes = tuple(routes)
+        self._singly: list[AddRoute] = []
+        self._made: list[Route] = []
+
+    @property
+    def spelled(self) -> str:
+        """The first iproute2 command, and how many there are."""
+        return f"{self.lines[0]} # and {len(self.routes) - 1} more"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Every iproute2 command."""
+        return tuple(AddRoute(self._netlink, route).spelled for route in self.routes)
+
+    async def apply(self) -> None:
+        """Add those that are missing, as they are; one that has another in its place is for `AddRoute`."""
+        taken: dict[tuple[object, ...], Route] = {}
+        for family, table in {(route.family, route.table) for route in self.routes}:
+            taken |= {_key(other): other for other in await self._netlink.routes(family, table)}
+        for route in self.routes:
+            other = taken.get(_key(route))
+            if other is not None and replace(other, metric=route.metric) != route:
+                self._singly.append(AddRoute(self._netlink, route))
+                await self._singly[-1].apply()
+        self._made = [route for route in self.routes if _key(route) not in taken]
+        await self._netlink.add_routes(self._made)
+
+    async def undo(self) -> None:
+        """Delete what was added."""
+        while self._made:
+            await _delete_route(self._netlink, self._made.pop())
+        while self._singly:
+            await self._singly.pop().undo()
 
 
 class DeleteRoute:

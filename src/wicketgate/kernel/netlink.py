@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -266,6 +267,30 @@ class Netlink:
                 )
         words = "; ".join(spelling.spell_route(stray) for stray in made) or "nothing"
         raise KernelRefused(what, errno.EOPNOTSUPP, f"the kernel made something else of it ({words}), which was undone")
+
+    async def add_routes(self, routes: Sequence[Route]) -> None:
+        """Add many routes, none of which has its place taken, and read each table once instead of after each route.
+
+        Raises:
+            KernelRefused: EEXIST, or the kernel's reason, and those before it are there; EOPNOTSUPP when what it made
+                of one is not what was asked (that one is taken out again).
+        """
+        for route in routes:
+            what = spelling.route_command("add", route)
+            fields, attributes = route_parts(route, lambda name, what=what: self._index(name, what))  # type: ignore[misc]
+            flags = NLM_F_CREATE | NLM_F_EXCL
+            await self.connection.request(RouteMessage, rtnl.RTM_NEWROUTE, fields, attributes, flags=flags, what=what)
+        for family, table in sorted({(route.family, route.table) for route in routes}):
+            found: dict[object, list[Route]] = {}
+            for other in await self.routes(family, table):
+                found.setdefault(other.dst, []).append(other)
+            for route in routes:
+                there = found.get(route.dst, [])
+                if (route.family, route.table) == (family, table) and not any(_same_route(route, o) for o in there):
+                    for stray in (o for o in there if o.protocol == route.protocol):
+                        await self.delete_route(stray)
+                    what = spelling.route_command("add", route)
+                    raise KernelRefused(what, errno.EOPNOTSUPP, "the kernel made something else of it")
 
     async def delete_route(self, route: Route) -> None:
         """Delete a route.

@@ -114,7 +114,8 @@ class Plan:
                 await _shielded(_undo_half(change, made))
                 raise
             made.append(change)
-            _log.info("change", did=change.spelled)
+            for line in getattr(change, "lines", (change.spelled,)):
+                _log.info("change", did=line)
         self._applied += made
 
     async def undo(self) -> tuple[RolledBack, ...]:
