@@ -157,6 +157,27 @@ def test_kill_9_is_taken_over_and_the_session_survives(bridge):
     assert pod.pod.run("nft", "list", "ruleset").stdout == ""
 
 
+def test_a_take_over_that_fails_leaves_the_tunnel_serving(bridge):
+    """After kill -9 somebody takes the health port: the next start says so and ends, and the client is still served."""
+    pod = bridge
+    pod.up()
+    pod.wait_code("200")
+    pod.client_up()
+    poll(pod.client_pings)
+    pod.stop(signal.SIGKILL)
+    holder = pod.pod.popen("nc", "-l", "-k", "-p", "8080", stdout=subprocess.DEVNULL)
+    poll(lambda: ":1F90" in pod.pod.run("cat", "/proc/self/net/tcp").stdout)
+    pod.up()
+    assert pod.process is not None
+    assert pod.process.wait(timeout=20) == 3
+    assert pod.client_pings()
+    holder.kill()
+    holder.wait()
+    pod.up()
+    pod.wait_code("200")
+    assert pod.client_pings()
+
+
 def test_reload_applies_the_difference_and_a_bad_file_changes_nothing(bridge):
     """A peer comes, another goes, the third keeps its session; a broken file is refused with its line."""
     pod = bridge

@@ -18,6 +18,7 @@ import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from wicketgate.clock import Clock
@@ -38,6 +39,14 @@ from wicketgate.tasks import start
 
 _log = get_logger("agent")
 _PATIENCE = 30.0  # seconds at most between two tries to put something right. A guess.
+
+
+class Phase(Enum):
+    """Where an agent's life came to its end."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
 
 
 class Keeper(Subject, Protocol):
@@ -69,8 +78,13 @@ class Keeper(Subject, Protocol):
         """Whatever the keeper waits for by itself; sets `changed` to have the namespace read again."""
         ...
 
-    async def leave(self) -> None:
-        """Take down exactly what was put up."""
+    async def leave(self, phase: Phase) -> None:
+        """Take down exactly what was put up.
+
+        Args:
+            phase: when it ends. STOPPING is as asked; a failure while STARTING leaves nothing new behind; one while
+                RUNNING is a crash, after which the next start takes over.
+        """
         ...
 
 
@@ -140,12 +154,15 @@ class Agent:
         async with EventStream() as events:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.request_stop)
+            phase = Phase.STARTING
             try:
                 if await self._start():
+                    phase = Phase.RUNNING
                     await self._live_on(events)
+                    phase = Phase.STOPPING
             finally:
                 # The handlers stay until all is taken down: one more SIGTERM must not leave half of it behind.
-                await self._leave()
+                await self._leave(phase)
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(number)
 
@@ -200,14 +217,14 @@ class Agent:
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
 
-    async def _leave(self) -> None:
+    async def _leave(self, phase: Phase) -> None:
         if self._retry is not None:
             self._retry.cancel()
         # Each step on its own: one that fails must not keep the others from tidying up.
         for what, step in (
             ("health ports", self._server.close),
             ("doors", self._doors.close),
-            ("tunnel", self._keeper.leave),
+            ("tunnel", lambda: self._keeper.leave(phase)),
         ):
             try:
                 await step()

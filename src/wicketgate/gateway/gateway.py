@@ -15,6 +15,7 @@ from wicketgate.config.model import Peer
 from wicketgate.config.settings import GatewaySettings, Level, Role, Strategy
 from wicketgate.errors import InputError, StateError
 from wicketgate.gateway import endpoints, firewall
+from wicketgate.gateway.agent import Phase
 from wicketgate.gateway.desired import Desired, desire
 from wicketgate.gateway.exit_peer import ExitWatch
 from wicketgate.gateway.forwarding import Forwarding
@@ -86,6 +87,7 @@ class Gateway:
         self._exit = ExitWatch(self.ifname, clock)
         self._behind = False  # a reload could not be completed
         self._up = False
+        self._took_over = False
         self._busy = asyncio.Lock()
         # Keys that the last configuration put on the device: they may be taken off it again.
         self._ours: set[PublicKey] = set()
@@ -101,6 +103,7 @@ class Gateway:
         """
         link = live.link(self.ifname)
         fresh = link is None
+        self._took_over = not fresh
         backend = await self._find(live)
         self._backend = backend
         await self._desire(live)
@@ -470,12 +473,16 @@ class Gateway:
 
     # -- down
 
-    async def leave(self) -> None:
-        """Take down exactly what was put up."""
+    async def leave(self, phase: Phase) -> None:
+        """Take down exactly what was put up; after a crash, and where a take-over failed, the tunnel goes on serving."""
         async with self._busy:
             if not self._up or self._backend is None:
                 return
             self._up = False
+            if phase is Phase.RUNNING or (phase is Phase.STARTING and self._took_over):
+                _log.error("the tunnel is left as it is, for the next start to take over", interface=self.ifname)
+                await self._backend.close()
+                return
             interface = self._config.interface
             await run_hooks("PreDown", interface.pre_down, self.ifname, must_succeed=False)
             if interface.save_config:

@@ -19,6 +19,7 @@ from ipaddress import ip_network
 from wicketgate.clock import Clock
 from wicketgate.config.settings import Level, SidecarSettings, Strategy
 from wicketgate.errors import StateError
+from wicketgate.gateway.agent import Phase
 from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, look_every, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
 from wicketgate.gateway.lock import other_agents
@@ -295,8 +296,8 @@ class Sidecar:
 
     # -- leaving
 
-    async def leave(self) -> None:
-        """Leave no trace: the peer, its route and the pins go; the tunnel stays as its owner made it."""
+    async def leave(self, _phase: Phase) -> None:
+        """Leave no trace, however it ended: the peer, its route and the pins go; the tunnel stays as its owner made it."""
         async with self._busy:
             self._left = True
             if not self._privileged:
