@@ -128,9 +128,7 @@ ports = st.sampled_from((None, None, None, (80, 80), (1, 1000), (9000, 9000), (5
 @st.composite
 def rules(draw, family):
     """A rule."""
-    action = draw(
-        st.sampled_from(("lookup",) * 9 + ("goto", "goto", "nop", "blackhole", "unreachable", "prohibit"))
-    )
+    action = draw(st.sampled_from(("lookup",) * 9 + ("goto", "goto", "nop", "blackhole", "unreachable", "prohibit")))
     lookup = action == "lookup"
     priority = draw(st.integers(1, 12)) * 10
     mask = draw(st.sampled_from((0, 0, 0xFFFFFFFF, 1, 0xFF)))

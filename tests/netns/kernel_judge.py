@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Self
 
 from netpath_worlds import DEVICES, Ask, World
 from wicketgate.errors import KernelRefused
@@ -47,7 +48,7 @@ class Judge:
         self.defaults: dict[str, str] = {}
         self.with_rules = rules
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Self:
         self.runner.__enter__()
         self.runner.run(self.netlink.__aenter__())
         lines = ["link set lo up"]

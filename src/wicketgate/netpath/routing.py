@@ -154,10 +154,14 @@ class Routing:
         """__ip_dev_find(): an address of an interface, or one that the table local holds."""
         if self.is_own(address):
             return True
-        found = self._in_table(RT_TABLE_LOCAL, Question(address, protocol=0, uid=0))
-        if isinstance(found, Unsure):
+        question = Question(address)
+        answers = [self._in_table(RT_TABLE_LOCAL, question)]
+        if self.default_rules[4]:
+            answers.append(self._merged.lookup(question))  # see `lookup`: the table local may be the table main too
+        if any(isinstance(answer, Unsure) for answer in answers):
             return None
-        return isinstance(found, Found) and found.route.type == "local"
+        said = {isinstance(answer, Found) and answer.route.type == "local" for answer in answers}
+        return said.pop() if len(said) == 1 else None
 
     def _output4(self, question: Question) -> Way | Refused | Unsure:
         destination, source, device = question.destination, question.source, question.oif
