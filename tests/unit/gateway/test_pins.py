@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wicketgate.gateway.pins import PIN_PRIORITY, is_ours, pin, pin_changes
@@ -90,7 +90,6 @@ rules_strategy = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(rules_strategy, st.sets(st.sampled_from([POD, ip_address("10.0.0.6"), ip_address("2001:db8::5")])))
 def test_changes_reach_a_fixed_point_and_touch_nothing_foreign(rules, addresses):
     """Applied once, there is nothing left to do; no foreign rule is ever deleted; every address has one pin."""
