@@ -31,7 +31,10 @@ def are_defaults(rules: Iterable[Rule]) -> bool:
 def matches(rule: Rule, question: Question, *, vrf: bool = False) -> bool | None:
     """Whether the rule's selector takes the packet; None = the model does not know (fib_rule_match)."""
     said = _selector(rule, question, vrf=vrf)
-    return said if said is None or not rule.invert else not said
+    if said is None or not rule.invert:
+        return said
+    # Under `not`, what is unknown may change the action of a rule that certainly matches.
+    return None if rule.unknown else not said
 
 
 def _selector(rule: Rule, question: Question, *, vrf: bool) -> bool | None:
