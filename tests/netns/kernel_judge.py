@@ -181,6 +181,7 @@ def differs(ask: Ask, kernel: tuple, said) -> str | None:
         return f"the kernel takes {oif} via {via}, the model {said}"
     if kind != said.kind and not (said.kind == "local" and said.route is not None and kind == said.route.type):
         return f"the kernel says {kind}, the model {said}"
-    if ask.iif is None and ask.source is None and len(said.hops) == 1 and prefsrc != said.source:
+    shared = kind == "unicast" and said.source is None and said.route is not None and said.route.nh_id
+    if ask.iif is None and ask.source is None and len(said.hops) == 1 and prefsrc != said.source and not shared:
         return f"the kernel chooses source {prefsrc}, the model {said}"
     return None
