@@ -234,6 +234,80 @@ def test_damage_is_noticed_and_mended(pod, damage):
     in_pod(pod, use)
 
 
+@pytest.mark.parametrize("what", ["repair", "the next start"])
+def test_clsact_stays_while_a_door_is_rebuilt(pod, what):
+    """The kernel drops what leaves the interface when clsact comes or goes: a firewall's reload, or a start after
+    kill -9, changes filters and tables only; at the end it is gone all the same.
+    """
+    before = looks(pod)
+
+    def passed() -> int:
+        """Packets that this very qdisc has seen."""
+        shown = pod.run("tc", "-s", "qdisc", "show", "dev", "eth0").stdout
+        return int(re.search(r"clsact.*\n Sent \d+ bytes (\d+) pkt", shown)[1])
+
+    async def use(netlink):
+        made = door(netlink)
+        await made.open()
+        for _ in range(20):
+            assert await echoes(made)
+        counted = passed()
+        assert counted > 20
+        pod.run("nft", "flush", "ruleset")
+        if what == "repair":
+            await made.repair()
+        else:
+            made._tc.close()  # as after kill -9: nothing is undone
+            made = door(netlink)
+            await made.open()
+        assert passed() >= counted
+        assert await made.verify()
+        assert await echoes(made)
+        await made.close()
+
+    in_pod(pod, use)
+    assert looks(pod) == before
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_counting_chains_stand_only_during_an_account(pod, family):
+    """Asked what took a probe, the door counts it and is then what it was; also when the probe ends in an error."""
+
+    async def use(netlink):
+        async with door(netlink) as made:
+            stood = looks(pod, counts=False)
+            counted = []
+
+            async def again():
+                counted.append(pod.run("nft", "list", "ruleset").stdout.count("chain count-"))
+                await echoes(made, family)
+
+            assert await made.account(family, again) is None
+            assert counted == [8]
+            assert looks(pod, counts=False) == stood
+
+            async def fails():
+                raise RuntimeError("a slip")
+
+            with pytest.raises(RuntimeError):
+                await made.account(family, fails)
+            assert looks(pod, counts=False) == stood
+            waiting = asyncio.Event()
+
+            async def forever():
+                waiting.set()
+                await asyncio.Event().wait()
+
+            task = asyncio.create_task(made.account(family, forever))
+            await waiting.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert looks(pod, counts=False) == stood
+            assert await made.verify()
+
+    in_pod(pod, use)
+
+
 @pytest.mark.parametrize(
     ("chain", "words"), [("output", "keeps in what the agent itself sends"), ("input", "drops the answers")]
 )

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_network
 from types import TracebackType
 from typing import Literal, Self
@@ -23,6 +23,7 @@ from wicketgate.errors import KernelRefused, StateError
 from wicketgate.health import door_cleanup as cleanup
 from wicketgate.health import door_rules as rules
 from wicketgate.health.door_account import Loss, lost_in, lost_out
+from wicketgate.health.door_counting import counting, read_counters
 from wicketgate.health.door_sockets import bound_socket, tcp_probe
 from wicketgate.health.door_support import Support, support
 from wicketgate.health.door_trial import Trial, judged, lost, send_both_ways, strayed
@@ -32,7 +33,7 @@ from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.ownership import ROUTE_PROTOCOL
 from wicketgate.kernel.process import run
 from wicketgate.kernel.sysctl import part, read
-from wicketgate.kernel.tc import Redirect, TrafficControl
+from wicketgate.kernel.tc import Filter, Redirect, TrafficControl
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Family, IPAddress, Rule
 
@@ -217,10 +218,19 @@ class Door:
     async def repair(self) -> None:
         """Build it again, whatever is left of it.
 
+        The qdisc stays where it can: the kernel drops what leaves the interface for a few milliseconds whenever clsact
+        comes or goes (dev_deactivate in qdisc_graft; docs/limits.md).
+
         Raises:
             DoorUnavailable: it can no longer be built; the door is closed then.
         """
-        await self.close()
+        async with self._turn:
+            self._opened = False
+            ours: Sequence[Filter] = ()
+            with contextlib.suppress(StateError):
+                ours = [each for each in await self._tc.filters(self._index) if rules.is_cookie(each.cookie, self.tag)]
+            # Filters that are left tell `_build` whose the qdisc is.
+            await self._undo(filters=not ours)
         await self.open()
 
     def udp_socket(self, family: Family, port: int) -> socket.socket:
@@ -258,9 +268,7 @@ class Door:
             StateError: they cannot be read.
         """
         self._must_be_open()
-        listing = await self._nft("-j", "list", "counters", "table", _word(family), self._table)
-        entries = [each["counter"] for each in nft.parse_listing(listing) if "counter" in each]
-        return {str(each["name"]): int(each["packets"]) for each in entries}
+        return await read_counters(family, self._table)
 
     async def account(self, family: Family, again: Callable[[], Awaitable[object]]) -> Loss | None:
         """What takes the in probe's packets; None where counters do not tell.
@@ -292,18 +300,8 @@ class Door:
                 await again()
                 return before, await self.counters(family)
 
-    @contextlib.asynccontextmanager
-    async def _counting(self, family: Family) -> AsyncIterator[None]:
-        where = (family, self.tag, self.uplink)
-        await nft.nft_apply(rules.count_script(*where, self._slot, self._pods[family]))
-        try:
-            yield
-        finally:
-            try:
-                await nft.nft_apply(rules.uncount_script(*where))
-            except StateError as error:
-                # Somebody has flushed or removed the table meanwhile, which `verify` sees.
-                _log.debug("the door's counting chains are gone already", uplink=self.uplink, error=str(error))
+    def _counting(self, family: Family) -> contextlib.AbstractAsyncContextManager[None]:
+        return counting(family, self.tag, self.uplink, self._slot, self._pods[family])
 
     async def _seen(self, family: Family) -> Mapping[str, int]:
         """What the table counts while it stands, and from tc's own count what was turned round to the pod."""
@@ -333,7 +331,8 @@ class Door:
             raise StateError(f"no interface {self.uplink}")
         # Whoever of us leaves last takes the qdisc away: the word that one of us made it is handed on.
         ours = [each.cookie for each in await self._tc.filters(self._index) if rules.is_cookie(each.cookie)]
-        await cleanup.leftovers(self._netlink, self.tag, self.uplink)
+        self._made_clsact = any(rules.cookie_made_clsact(each) for each in ours)
+        await cleanup.leftovers(self._netlink, self.tag, self.uplink, keep_clsact=True)
         present = [each for each in await self._tc.qdiscs(self._index) if each.at_the_door]
         if present and present[0].kind != "clsact":
             raise StateError(f"{self.uplink} has somebody's {present[0].kind} qdisc where clsact belongs")
@@ -341,7 +340,7 @@ class Door:
         self._tracked.clear()
         self._counted.clear()
         await nft.nft_apply("".join(self._script(family) for family in self.families))
-        self._made_clsact = not present or any(rules.cookie_made_clsact(each) for each in ours)
+        self._made_clsact = self._made_clsact or not present
         await self._tc.add(self._index, self.uplink, self._redirects(), clsact=not present)
         self._rule = await self._wanted_rule()
         if self._rule is not None:
@@ -415,9 +414,9 @@ class Door:
         values = [read(f"net.ipv4.conf.{each}.rp_filter") for each in ("all", part(self.uplink))]
         return max((int(each) for each in values if each and each.isdigit()), default=0) == 1
 
-    async def _undo(self) -> None:
+    async def _undo(self, *, filters: bool = True) -> None:
         """Remove whatever there is of ours; what is gone already is no error, what cannot be removed is logged."""
-        for remove in (self._undo_rule, self._undo_filters, self._undo_tables):
+        for remove in (self._undo_rule, *([self._undo_filters] if filters else []), self._undo_tables):
             try:
                 await remove()
             except StateError as error:
@@ -474,12 +473,6 @@ class Door:
             done = await run(["nft", "-s", "list", "table", _word(family), self._table])
             parts.append(done.stdout if done.code == 0 else "")
         return "".join(parts)
-
-    async def _nft(self, *arguments: str) -> str:
-        done = await run(["nft", *arguments])
-        if done.code != 0:
-            raise StateError(f"nft {' '.join(arguments)}: {done.said}")
-        return done.stdout
 
 
 def _word(family: Family) -> str:

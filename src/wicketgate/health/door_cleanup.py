@@ -19,7 +19,9 @@ from wicketgate.netpath.snapshot import Family, IPAddress, Rule
 _GONE = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
 
 
-async def remove_filters(tc: TrafficControl, index: int, ifname: str, tag: str, *, made_clsact: bool = False) -> int:
+async def remove_filters(
+    tc: TrafficControl, index: int, ifname: str, tag: str, *, made_clsact: bool = False, keep_clsact: bool = False
+) -> int:
     """Remove a tag's filters, and the qdisc that was made for them when nobody else uses it by now.
 
     Args:
@@ -28,6 +30,7 @@ async def remove_filters(tc: TrafficControl, index: int, ifname: str, tag: str, 
         ifname: its name, for errors.
         tag: whose door.
         made_clsact: the qdisc was made for this door, even if no filter of it is left to say so.
+        keep_clsact: leave the qdisc: the caller hangs filters there at once.
 
     Returns:
         How many filters there were.
@@ -39,7 +42,7 @@ async def remove_filters(tc: TrafficControl, index: int, ifname: str, tag: str, 
             with gone():
                 await tc.delete_filter(each, ifname)
                 count += 1
-    if made_clsact and not await tc.filters(index, EGRESS) and not await tc.filters(index, INGRESS):
+    if made_clsact and not keep_clsact and not await tc.filters(index, EGRESS) and not await tc.filters(index, INGRESS):
         with gone():
             await tc.delete_clsact(index, ifname)
     return count
@@ -87,8 +90,8 @@ def is_ours(rule: Rule) -> bool:
     )
 
 
-async def leftovers(netlink: Netlink, tag: str, uplink: str | None = None) -> int:
-    """Remove what killed predecessors of this tag left on an uplink, or on all.
+async def leftovers(netlink: Netlink, tag: str, uplink: str | None = None, *, keep_clsact: bool = False) -> int:
+    """Remove what killed predecessors of this tag left on an uplink, or on all; with `keep_clsact` not the qdisc.
 
     Returns:
         How many filters, tables and rules there were.
@@ -107,7 +110,7 @@ async def leftovers(netlink: Netlink, tag: str, uplink: str | None = None) -> in
                     mine = rules.is_cookie(each.cookie, tag) and uplink in (None, name)
                     (slots if mine else live).add(rules.cookie_slot(each.cookie))
             if name and uplink in (None, name):
-                count += await remove_filters(tc, index, name, tag)
+                count += await remove_filters(tc, index, name, tag, keep_clsact=keep_clsact)
     count += await remove_tables(tag, uplink)
     if slots - live:
         count += await remove_rules(netlink, None, among={rules.trio(4, slot).agent_peer for slot in slots - live})

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from wicketgate.clock import Clock, SystemClock
 from wicketgate.errors import WicketError
-from wicketgate.health.door import Door, DoorUnavailable
+from wicketgate.health.door import Door
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Family, IPAddress
 
@@ -182,8 +182,7 @@ class DoorKeeper:
                     intact = False
                 if not intact:
                     _log.warning("somebody removed a part of the door; it is built anew", uplink=name)
-                    await self._shut(name)
-                    await self._build(uplink)
+                    await self._rebuild(uplink, door)
                     rebuilt = True
         return rebuilt
 
@@ -200,9 +199,19 @@ class DoorKeeper:
         self.generation += 1
         self._tried[uplink.ifname] = self._clock.monotonic()
         door = self._make(uplink.ifname, uplink.addresses)
+        await self._erect(uplink, door, door.open())
+
+    async def _rebuild(self, uplink: DoorUplink, door: Door) -> None:
+        self.generation += 1
+        self._tried[uplink.ifname] = self._clock.monotonic()
+        # It stays in `_open` meanwhile: whoever closes all doors closes this one too.
+        await self._erect(uplink, door, _to_the_end(door.repair()))
+
+    async def _erect(self, uplink: DoorUplink, door: Door, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await door.open()
-        except (DoorUnavailable, OSError) as error:
+            await work
+        except (WicketError, OSError) as error:
+            self._open.pop(uplink.ifname, None)
             if self._reasons.get(uplink.ifname) != str(error):
                 _log.warning("no door here; the evidence is weaker and says so", uplink=uplink.ifname, why=str(error))
             self._reasons[uplink.ifname] = str(error)

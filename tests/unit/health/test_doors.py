@@ -29,6 +29,7 @@ class FakeDoor:
     world: World
     stands: bool = True
     unreadable: bool = False
+    repaired: int = 0
 
     async def open(self) -> None:
         if self.world.refuse:
@@ -42,6 +43,12 @@ class FakeDoor:
         self.world.standing.pop(self.uplink, None)
         if self.world.stuck:
             raise StateError("nft does not answer")
+
+    async def repair(self) -> None:
+        await self.close()
+        self.stands, self.unreadable = True, False
+        self.repaired += 1
+        await self.open()
 
     async def verify(self) -> bool:
         await asyncio.sleep(0)
@@ -131,7 +138,18 @@ async def test_what_was_damaged_is_built_anew(keeper, world):
     assert await keeper.verify()
     world.standing["eth0"].unreadable = True
     assert await keeper.verify()
-    assert world.made == 3
+    assert world.standing["eth0"].repaired == 2
+    assert keeper.door(4) is world.standing["eth0"]
+
+
+async def test_what_cannot_be_built_anew_is_no_door(keeper, world):
+    """The reason is kept, and no half of a door is used."""
+    await keeper.follow([Up()])
+    world.standing["eth0"].stands = False
+    world.refuse = "no act_mirred"
+    assert await keeper.verify()
+    assert keeper.door(4) is None
+    assert keeper.reason(4) == "no act_mirred"
 
 
 async def test_callers_at_the_same_time_never_build_two(keeper, world):
