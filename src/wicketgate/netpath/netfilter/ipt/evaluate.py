@@ -24,7 +24,7 @@ class _Compiled:
     """A rule ready to run.
 
     Attributes:
-        rule: as read.
+        destination: the one address it is for; None for several.
         where: as the user finds it.
         tests: all must hold.
         chain: the user's chain it leads to.
@@ -32,7 +32,7 @@ class _Compiled:
         action: what it does where it leads to no chain.
     """
 
-    rule: Rule
+    destination: int | None
     where: str
     tests: tuple[Test, ...]
     chain: _Chain | None = None
@@ -62,12 +62,11 @@ class _Chain:
         return self._rules
 
     def _compile(self) -> None:
-        compiled = [each for each in map(self._owner.compile, self._source.rules) if each is not None]
+        compiled = [each for each in map(self._owner.compile, self._source.rules()) if each is not None]
         self._rules = tuple(compiled)
         if len(compiled) < LONG_CHAIN:
             return
-        family = self._owner.family
-        wanted = [exact_destination(each.rule.matches, family) for each in compiled]
+        wanted = [each.destination for each in compiled]
         others = [at for at, value in enumerate(wanted) if value is None]
         places: dict[int, list[int]] = {}
         for at, value in enumerate(wanted):
@@ -103,14 +102,16 @@ class TableEvaluator:
             tests.extend(compile_match(match, self.family))
         chain = self._chains.get(target.name)
         if chain is not None and not chain.policy:
-            return _Compiled(rule, where, tuple(tests), chain=chain, goto=target.goto)
+            return _Compiled(
+                exact_destination(rule.matches, self.family), where, tuple(tests), chain=chain, goto=target.goto
+            )
         if target.name in EFFECTLESS and not rule.unknown:
             return None
         try:
             action = compile_target(target, self.family)
         except _UNREADABLE as error:
             action = _unknowable(f"what `-j {target.name}` does here is not known ({error})")
-        return _Compiled(rule, where, tuple(tests), action=action)
+        return _Compiled(exact_destination(rule.matches, self.family), where, tuple(tests), action=action)
 
     def order_matters(self, chain: str) -> bool:
         """Something reachable from the chain changes the packet, or tells the sender."""
@@ -121,7 +122,7 @@ class TableEvaluator:
             if name in seen or name not in self.table.chains:
                 continue
             seen.add(name)
-            for rule in self.table.chains[name].rules:
+            for rule in self.table.chains[name].rules():
                 if rule.target.name in self.table.chains:
                     waiting.append(rule.target.name)
                 elif rule.unknown or writes(rule):
@@ -131,7 +132,7 @@ class TableEvaluator:
     def unknowns(self) -> Iterator[Unknown]:
         """What is in the listing and the model does not know."""
         for chain in self.table.chains.values():
-            for rule in chain.rules:
+            for rule in chain.rules():
                 yield from rule.unknown
                 for match in rule.matches:
                     if not is_known(match, self.family):

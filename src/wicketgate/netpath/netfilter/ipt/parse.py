@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from wicketgate.errors import InputError
 from wicketgate.netpath.netfilter.ipt.model import Match, Option, Rule, Target, Unknown
@@ -68,10 +67,9 @@ class Chain:
     def _add(self, packets: str, text: str) -> None:
         self._unread.lines.append((packets, text))
 
-    @cached_property
-    def rules(self) -> tuple[Rule, ...]:
-        """Its rules in order."""
-        return tuple(parse_rule(text, int(packets or 0)) for packets, text in self._unread.lines)
+    def rules(self) -> Iterator[Rule]:
+        """Its rules in order. They are read anew each time: whoever runs them keeps what he makes of them."""
+        return (parse_rule(text, int(packets or 0)) for packets, text in self._unread.lines)
 
 
 @dataclass(frozen=True, slots=True)
