@@ -122,8 +122,9 @@ def test_which_step_failed(gate: Gate, tmp_path: Path):
 @pytest.mark.parametrize("as_json", [False, True])
 def test_ctrl_c_prints_the_summary(gate: Gate, as_json: bool):
     """Ctrl-C ends an endless run with its summary; the exit code is that of what was seen."""
+    # A test run that was started in the background ignores SIGINT, and so would all that it starts.
     process = gate.host.popen(
-        *gate.command("--count", "0", "--interval", "0.05", *(["--json"] if as_json else [])),
+        "env", "--default-signal=INT", *gate.command("--count", "0", "--interval", "0.05", *(["--json"] if as_json else [])),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

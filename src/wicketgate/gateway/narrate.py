@@ -24,7 +24,8 @@ def narrate(board: Board) -> Callable[[], None]:
     def tell(verdict: Verdict) -> None:
         if not verdict.checks:
             return
-        now = (verdict.ready, tuple(sorted(verdict.causes)))
+        # Without the drain, which is no turn of health: the agent says that itself.
+        now = (verdict.ready, tuple(sorted(verdict.readiness_causes)))
         if told and told[-1] == now:
             return
         told[:] = [now]
@@ -34,7 +35,7 @@ def narrate(board: Board) -> Callable[[], None]:
         red = [c for c in verdict.checks if c.state is not State.PASS]
         _log.warning(
             "red: a client would not be served, or nothing proves it",
-            causes=" ".join(verdict.causes),
+            causes=" ".join(verdict.readiness_causes),
             why="; ".join(f"{c.name}: {c.evidence}" for c in red[:2]),
         )
 

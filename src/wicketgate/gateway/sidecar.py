@@ -27,6 +27,7 @@ from wicketgate.gateway.steps import route_steps
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.target import ProbeIdentity, ProbeTarget, TunnelPath
+from wicketgate.kernel.changes import DeleteRoute
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.ownership import ROUTE_PROTOCOL
 from wicketgate.kernel.plan import Plan
@@ -296,6 +297,17 @@ class Sidecar:
 
     # -- leaving
 
+    def _others_routes_to_us(self, live: Live) -> list[DeleteRoute]:
+        """Routes that wg-quick made for the probe's peer: it makes one for every peer that the device has by then."""
+        return [
+            DeleteRoute(self._netlink, route)
+            for route in live.routes
+            if route.oif == self.ifname
+            and route.type == "unicast"
+            and route.protocol != ROUTE_PROTOCOL
+            and route.dst in self._probe.allowed_ips
+        ]
+
     async def leave(self, _phase: Phase) -> None:
         """Leave no trace, however it ended: the peer, its route and the pins go; the tunnel stays as its owner made it."""
         async with self._busy:
@@ -313,7 +325,7 @@ class Sidecar:
                     _log.info("the probe peer went with its device", why=str(error))
                 await self._backend.close()
             live = await read_live(self._netlink)
-            await Plan(route_steps(self.ifname, (), live, self._netlink)).apply()
+            await Plan([*route_steps(self.ifname, (), live, self._netlink), *self._others_routes_to_us(live)]).apply()
             # Pins belong to uplinks: while another agent lives here they are its as well.
             if not other_agents(self.ifname):
                 await self._pins.remove(our_rules(live))

@@ -10,27 +10,24 @@ and then the encrypted packet from a socket of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 from wicketgate.netpath import sockets
 from wicketgate.netpath.filter import Filter, HookVerdict, NoFilter
 from wicketgate.netpath.flow import Flow
-from wicketgate.netpath.lookup import LOOPBACK, Question, Refused, Unsure, route_line, rule_line
+from wicketgate.netpath.journey import Journey, blocked_end, packet_of, question_of, refusal, rule_steps, way_steps
+from wicketgate.netpath.lookup import LOOPBACK, Refused, Unsure, route_line
 from wicketgate.netpath.packet import (
     ICMP,
-    ICMP_ECHO_REQUEST,
     ICMPV6,
-    ICMPV6_ECHO_REQUEST,
-    SYN,
     TCP,
-    UDP,
     Connection,
     Packet,
 )
 from wicketgate.netpath.routing import Routing, Way
 from wicketgate.netpath.settings import NotTold
-from wicketgate.netpath.snapshot import ListeningSocket, NextHop, Snapshot, WireGuardState
+from wicketgate.netpath.snapshot import IPAddress, NextHop, Snapshot, WireGuardState
 from wicketgate.netpath.source_check import Blocked, arrives6, input4
 from wicketgate.netpath.step import (
     CheckStep,
@@ -38,60 +35,14 @@ from wicketgate.netpath.step import (
     Direction,
     Hook,
     PacketStep,
-    RouteStep,
-    RuleStep,
     SocketStep,
     Stage,
-    Step,
-    UnknownStep,
 )
 from wicketgate.netpath.trace import Trace
 from wicketgate.netpath.verdict import Verdict
 from wicketgate.netpath.wireguard import Cryptokey, carrier_of, spell_peer
 
 _LAYERS = 4  # tunnels in tunnels; the kernel's own limit for recursion on transmit is 8 (XMIT_RECURSION_LIMIT)
-_NUMBERS = {"tcp": TCP, "udp": UDP}
-
-
-@dataclass(frozen=True, slots=True)
-class _Journey:
-    """A packet under way, with all that happened to it."""
-
-    flow: Flow
-    direction: Direction
-    packet: Packet
-    connection: Connection
-    steps: tuple[Step, ...] = ()
-    layer: int = 0
-    device: str = ""  # the sending socket's SO_BINDTODEVICE
-    tunnels: tuple[str, ...] = ()  # WireGuard interfaces that it is inside of
-    way: Way | None = None
-
-    def add(self, *steps: Step) -> _Journey:
-        stamped = tuple(replace(step, direction=self.direction, layer=self.layer) for step in steps)
-        return replace(self, steps=self.steps + stamped)
-
-    def end(self, verdict: Verdict, reason: str, *, code: str = "", object_: str = "") -> Trace:
-        way = self.way
-        return Trace(
-            flow=self.flow,
-            direction=self.direction,
-            verdict=verdict,
-            reason=reason,
-            packet=self.packet,
-            connection=self.connection,
-            code=code,
-            object=object_,
-            steps=self.steps,
-            rule=way.rule if way else None,
-            route=way.route if way else None,
-        )
-
-    def unknown(self, stage: Stage, unsure: Unsure) -> Trace:
-        stopped = self.add(
-            *_asked(stage, unsure.trail), UnknownStep(stage=stage, object=unsure.object, effect=unsure.reason)
-        )
-        return stopped.end(Verdict.UNKNOWN, unsure.reason, object_=unsure.object)
 
 
 class Walker:
@@ -124,7 +75,7 @@ class Walker:
         self, flow: Flow, packet: Packet, connection: Connection, *, device: str = "", direction: Direction = "forward"
     ) -> Trace:
         """The way of any packet: it comes in when it has an `iif`, and is sent from here when not."""
-        journey = _Journey(flow, direction, packet, connection, device=device)
+        journey = Journey(flow, direction, packet, connection, device=device)
         try:
             return self._arrive(journey) if packet.iif else self._send(journey)
         except NotTold as lack:
@@ -132,7 +83,7 @@ class Walker:
 
     # In
 
-    def _arrive(self, journey: _Journey) -> Trace:
+    def _arrive(self, journey: Journey) -> Trace:
         packet = journey.packet
         journey = journey.add(
             PacketStep(
@@ -164,11 +115,11 @@ class Walker:
                 )
             blocked = arrives6(packet.source, packet.destination, loopback=link.loopback)
             if blocked is not None:
-                return _blocked(journey, blocked)
+                return blocked_end(journey, blocked)
         journey, ended = self._hook(journey, "prerouting")
         return ended or self._route_in(journey)
 
-    def _decrypted(self, journey: _Journey) -> tuple[_Journey, Trace | None]:
+    def _decrypted(self, journey: Journey) -> tuple[Journey, Trace | None]:
         packet = journey.packet
         cryptokey = self._cryptokeys[packet.iif]
         found = cryptokey.peer_of(packet.source)
@@ -191,9 +142,9 @@ class Walker:
             )
         ), None
 
-    def _route_in(self, journey: _Journey) -> Trace:
+    def _route_in(self, journey: Journey) -> Trace:
         packet = journey.packet
-        question = _question(packet, iif=packet.iif, uid=0)
+        question = question_of(packet, iif=packet.iif, uid=0)
         passed = None
         if packet.family == 4:
             way, passed = input4(self.routing, question)
@@ -202,10 +153,10 @@ class Walker:
         if isinstance(way, Unsure):
             return journey.unknown(Stage.INPUT_ROUTING, way)
         if isinstance(way, Blocked):
-            return _blocked(journey, way)
+            return blocked_end(journey, way)
         if isinstance(way, Refused):
             return self._no_way_in(journey, way)
-        journey = replace(journey.add(*_found(Stage.INPUT_ROUTING, way)), way=way)
+        journey = replace(journey.add(*way_steps(Stage.INPUT_ROUTING, way)), way=way)
         if passed is not None:
             journey = journey.add(CheckStep(stage=Stage.SOURCE_CHECK, object=passed.object, effect=passed.effect))
         if way.kind == "local":
@@ -216,16 +167,16 @@ class Walker:
             )
         return self._forward(journey, way)
 
-    def _no_way_in(self, journey: _Journey, refused: Refused) -> Trace:
-        journey = journey.add(*_asked(Stage.INPUT_ROUTING, refused.trail))
-        code, words = _refusal(refused, journey.packet)
+    def _no_way_in(self, journey: Journey, refused: Refused) -> Trace:
+        journey = journey.add(*rule_steps(Stage.INPUT_ROUTING, refused.trail))
+        code, words = refusal(refused, journey.packet)
         iif = journey.packet.iif
         told = self.routing.settings.forwards(journey.packet.family, iif) and refused.errno != "EINVAL"
         # ip_error() is silent on an interface that does not forward; a blackhole is silent everywhere.
         verdict = Verdict.REFUSED if told else Verdict.DROPPED
         return journey.end(verdict, words, code=code, object_=refused.object or str(journey.packet.destination))
 
-    def _deliver(self, journey: _Journey) -> Trace:
+    def _deliver(self, journey: Journey) -> Trace:
         journey, ended = self._hook(journey, "input")
         if ended is not None:
             return ended
@@ -246,12 +197,12 @@ class Walker:
         done = journey.end(Verdict.DELIVERED, f"{taker.by} takes it", object_=taker.by)
         return replace(done, socket=taker.socket, device=taker.device)
 
-    def _forward(self, journey: _Journey, way: Way) -> Trace:
+    def _forward(self, journey: Journey, way: Way) -> Trace:
         packet = journey.packet
         settings = self.routing.settings
         if not settings.forwards(packet.family, packet.iif):
             name = settings.forwarding_spelled(packet.family, packet.iif)
-            return _blocked(
+            return blocked_end(
                 journey, Blocked("forwarding-off", name, f"{packet.destination} is not here, and nothing is forwarded")
             )
         journey = journey.add(CheckStep(stage=Stage.FORWARDING, object=f"forwarding on {packet.iif}", effect="is on"))
@@ -268,7 +219,7 @@ class Walker:
             )
         journey = replace(journey, packet=replace(packet, hop_limit=packet.hop_limit - 1))
 
-        def on(branch: _Journey, hop: NextHop) -> Trace:
+        def on(branch: Journey, hop: NextHop) -> Trace:
             too_large = self._too_large(branch, hop)
             if too_large is not None:
                 return too_large
@@ -280,7 +231,7 @@ class Walker:
 
         return self._each(journey, way.hops, on)
 
-    def _too_large(self, journey: _Journey, hop: NextHop) -> Trace | None:
+    def _too_large(self, journey: Journey, hop: NextHop) -> Trace | None:
         packet, link = journey.packet, self._links.get(hop.oif)
         if link is None or packet.length <= link.mtu:
             return None
@@ -291,7 +242,7 @@ class Walker:
 
     # Out
 
-    def _send(self, journey: _Journey) -> Trace:
+    def _send(self, journey: Journey) -> Trace:
         packet = journey.packet
         sender = (
             "a socket" + (f" bound to {journey.device}" if journey.device else "")
@@ -304,7 +255,7 @@ class Walker:
         way = self._way_out(journey)
         if not isinstance(way, Way):
             return self._no_way_out(journey, way, Stage.OUTPUT_ROUTING)
-        journey = replace(journey.add(*_found(Stage.OUTPUT_ROUTING, way)), way=way)
+        journey = replace(journey.add(*way_steps(Stage.OUTPUT_ROUTING, way)), way=way)
         if packet.source.is_unspecified:
             if way.source is None:
                 return journey.unknown(
@@ -314,19 +265,19 @@ class Walker:
             journey = replace(journey, packet=packet, connection=Connection.opened_by(packet))
         return self._each(journey, way.hops, self._sent)
 
-    def _way_out(self, journey: _Journey) -> Way | Refused | Unsure:
+    def _way_out(self, journey: Journey) -> Way | Refused | Unsure:
         packet = journey.packet
         source = None if packet.source.is_unspecified else packet.source
         return self.routing.output(
             replace(
-                _question(packet, iif=LOOPBACK, uid=packet.uid),
+                question_of(packet, iif=LOOPBACK, uid=packet.uid),
                 source=source,
                 oif=journey.device,
                 strict=bool(journey.device),
             )
         )
 
-    def _sent(self, journey: _Journey, hop: NextHop) -> Trace:
+    def _sent(self, journey: Journey, hop: NextHop) -> Trace:
         before = journey.packet
         journey, ended, reroute = self._hook_and_route(journey)
         if ended is not None:
@@ -338,10 +289,10 @@ class Walker:
             return self._no_way_out(journey, way, Stage.REROUTING)
         words = f"mark {before.mark:#x} -> {journey.packet.mark:#x}, the way is asked again"
         journey = journey.add(CheckStep(stage=Stage.REROUTING, object="netfilter output", effect=words))
-        journey = replace(journey.add(*_found(Stage.REROUTING, way)), way=way)
+        journey = replace(journey.add(*way_steps(Stage.REROUTING, way)), way=way)
         return self._each(journey, way.hops, self._after_output)
 
-    def _after_output(self, journey: _Journey, hop: NextHop) -> Trace:
+    def _after_output(self, journey: Journey, hop: NextHop) -> Trace:
         journey, ended = self._hook(replace(journey, packet=replace(journey.packet, oif=hop.oif)), "postrouting")
         if ended is not None:
             return ended
@@ -349,7 +300,7 @@ class Walker:
             return self._leave(journey, hop)
         return self._come_back(journey)
 
-    def _come_back(self, journey: _Journey) -> Trace:
+    def _come_back(self, journey: Journey) -> Trace:
         """Over `lo`. The packet keeps its route unless prerouting gives it another destination."""
         before = replace(journey.packet, iif=LOOPBACK, oif="", from_socket=False)
         journey, ended = self._hook(replace(journey, packet=before), "prerouting")
@@ -357,11 +308,11 @@ class Walker:
             return ended
         return self._deliver(journey) if journey.packet.destination == before.destination else self._route_in(journey)
 
-    def _no_way_out(self, journey: _Journey, refused: Refused | Unsure, stage: Stage) -> Trace:
+    def _no_way_out(self, journey: Journey, refused: Refused | Unsure, stage: Stage) -> Trace:
         if isinstance(refused, Unsure):
             return journey.unknown(stage, refused)
-        journey = journey.add(*_asked(stage, refused.trail))
-        code, words = _refusal(refused, journey.packet)
+        journey = journey.add(*rule_steps(stage, refused.trail))
+        code, words = refusal(refused, journey.packet)
         if journey.direction == "reply" and code == "no-route":
             code = "reply-unroutable"
         # A sender learns of it by an errno; nobody tells the one who waits for a reply.
@@ -371,7 +322,7 @@ class Walker:
 
     # The wire
 
-    def _leave(self, journey: _Journey, hop: NextHop) -> Trace:
+    def _leave(self, journey: Journey, hop: NextHop) -> Trace:
         link = self._links.get(hop.oif)
         if link is None:
             return journey.end(
@@ -402,11 +353,11 @@ class Walker:
             return self._encrypt(journey, hop)
         return replace(journey.end(Verdict.FORWARDED, f"leaves by {hop.oif}{via}"), egress=hop.oif, via=hop.via)
 
-    def _encrypt(self, journey: _Journey, hop: NextHop) -> Trace:
+    def _encrypt(self, journey: Journey, hop: NextHop) -> Trace:
         cryptokey = self._cryptokeys[hop.oif]
         packet = journey.packet
 
-        def lost(at: _Journey, code: str, object_: str, words: str) -> Trace:
+        def lost(at: Journey, code: str, object_: str, words: str) -> Trace:
             return replace(at.end(Verdict.DROPPED, words, code=code, object_=object_), egress=hop.oif)
 
         found = cryptokey.peer_of(packet.destination)
@@ -442,13 +393,15 @@ class Walker:
         reason = f"leaves by {hop.oif}, carried by {outer.carrier or outer.egress}"
         return replace(done.end(Verdict.FORWARDED, reason), egress=hop.oif, carrier=outer.carrier or outer.egress)
 
-    def _carrier(self, journey: _Journey, state: WireGuardState, endpoint: tuple[object, int], ifname: str) -> _Journey:
+    def _carrier(
+        self, journey: Journey, state: WireGuardState, endpoint: tuple[IPAddress, int], ifname: str
+    ) -> Journey:
         owner = next(
             (s.uid for s in self.snapshot.sockets if s.protocol == "udp" and s.port == state.listen_port), None
         )
         link = self._links[ifname]
         uid = 0 if state.backend == "kernel" else owner
-        outer = carrier_of(state, endpoint, journey.packet, uid=uid, mtu=link.mtu)  # type: ignore[arg-type]
+        outer = carrier_of(state, endpoint, journey.packet, uid=uid, mtu=link.mtu)
         return replace(
             journey, packet=outer, connection=Connection.opened_by(outer), layer=journey.layer + 1, device="",
             tunnels=(*journey.tunnels, ifname), way=None,
@@ -456,14 +409,14 @@ class Walker:
 
     # Hooks and branches
 
-    def _hook(self, journey: _Journey, name: Hook) -> tuple[_Journey, Trace | None]:
+    def _hook(self, journey: Journey, name: Hook) -> tuple[Journey, Trace | None]:
         journey, ended, _ = self._run_hook(journey, name)
         return journey, ended
 
-    def _hook_and_route(self, journey: _Journey) -> tuple[_Journey, Trace | None, bool]:
+    def _hook_and_route(self, journey: Journey) -> tuple[Journey, Trace | None, bool]:
         return self._run_hook(journey, "output")
 
-    def _run_hook(self, journey: _Journey, name: Hook) -> tuple[_Journey, Trace | None, bool]:
+    def _run_hook(self, journey: Journey, name: Hook) -> tuple[Journey, Trace | None, bool]:
         result = self.netfilter.hook(name, journey.packet, journey.connection)
         journey = replace(journey, packet=result.packet, connection=result.connection).add(*result.steps)
         if result.verdict is HookVerdict.ACCEPT:
@@ -473,7 +426,7 @@ class Walker:
         verdict = Verdict.DROPPED if result.verdict is HookVerdict.DROP else Verdict.REFUSED
         return journey, journey.end(verdict, result.reason, code=f"{name}-drop", object_=result.object), False
 
-    def _each(self, journey: _Journey, hops: Sequence[NextHop], go_on: Callable[[_Journey, NextHop], Trace]) -> Trace:
+    def _each(self, journey: Journey, hops: Sequence[NextHop], go_on: Callable[[Journey, NextHop], Trace]) -> Trace:
         """Go on by every interface that a hash may choose. Ways that end alike are one."""
         by_interface: dict[str, NextHop] = {}
         for hop in hops:
@@ -498,92 +451,6 @@ class Walker:
         return replace(journey.unknown(Stage.OUTPUT_ROUTING, Unsure(words, where)), branches=branches)
 
 
-def packet_of(flow: Flow) -> Packet:
-    """The first packet of a flow: a SYN, a datagram, an echo request."""
-    six = flow.destination.version == 6
-    echo = flow.protocol == "icmp"
-    return Packet(
-        source=flow.source,
-        destination=flow.destination,
-        protocol=(ICMPV6 if six else ICMP) if echo else _NUMBERS[flow.protocol],
-        source_port=flow.source_port,
-        destination_port=flow.destination_port,
-        icmp_type=(ICMPV6_ECHO_REQUEST if six else ICMP_ECHO_REQUEST) if echo else None,
-        tcp_flags=SYN if flow.protocol == "tcp" else 0,
-        mark=flow.mark,
-        iif=flow.iif or "",
-        length=flow.length,
-        tos=flow.tos,
-        uid=flow.uid if flow.iif is None else None,
-        from_socket=flow.iif is None,
-    )
-
-
-def _question(packet: Packet, *, iif: str, uid: int | None) -> Question:
-    return Question(
-        packet.destination,
-        packet.source,
-        iif=iif,
-        mark=packet.mark,
-        uid=uid,
-        protocol=packet.protocol,
-        source_port=packet.source_port,
-        destination_port=packet.destination_port,
-        tos=packet.tos,
-    )
-
-
-def _asked(stage: Stage, trail: Sequence[object]) -> tuple[RuleStep, ...]:
-    from wicketgate.netpath.lookup import Asked  # noqa: PLC0415
-
-    return tuple(
-        RuleStep(stage=stage, object=rule_line(asked.rule), effect=asked.outcome, rule=asked.rule)
-        for asked in trail
-        if isinstance(asked, Asked)
-    )
-
-
-def _found(stage: Stage, way: Way) -> tuple[Step, ...]:
-    rules = _asked(stage, way.trail)
-    if rules and way.route is not None:
-        rules = (*rules[:-1], replace(rules[-1], taken=True))
-    if way.route is None:
-        return (
-            *rules,
-            RouteStep(
-                stage=stage, object="no route", effect=f"the socket's interface {way.hops[0].oif} is taken all the same"
-            ),
-        )
-    effect = (
-        "is delivered here"
-        if way.kind == "local"
-        else f"leads out by {' or '.join(dict.fromkeys(h.oif for h in way.hops))}"
-    )
-    return (
-        *rules,
-        RouteStep(stage=stage, object=route_line(way.route), effect=effect, route=way.route, nexthop=way.hops[0]),
-    )
-
-
-def _blocked(journey: _Journey, blocked: Blocked) -> Trace:
-    stage = Stage.FORWARDING if blocked.code == "forwarding-off" else Stage.SOURCE_CHECK
-    stopped = journey.add(CheckStep(stage=stage, object=blocked.object, effect=blocked.reason, passed=False))
-    return stopped.end(Verdict.DROPPED, blocked.reason, code=blocked.code, object_=blocked.object)
-
-
-def _refusal(refused: Refused, packet: Packet) -> tuple[str, str]:
-    if (refused.rule is not None and not refused.rule.table) or refused.route is not None:
-        return "blackhole-route", f"{refused.object} refuses {packet.destination}"
-    if refused.object:
-        return "no-route", refused.object
-    return "no-route", f"no route leads to {packet.destination}"
-
-
 def trace(snapshot: Snapshot, flow: Flow, netfilter: Filter | None = None) -> Trace:
     """The way of a flow's first packet. For many flows of one snapshot make one `Walker`."""
     return Walker(snapshot, netfilter).trace(flow)
-
-
-def sends_with(socket: ListeningSocket | None) -> tuple[str, int | None, int | None]:
-    """Bound device, mark and user of what a socket sends; None where it was not told."""
-    return (socket.bound_device, socket.mark, socket.uid) if socket is not None else ("", 0, 0)

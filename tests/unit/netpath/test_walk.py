@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpath_values import networks
+from netpath_values import networks, routes, rules, snapshots
 from wicketgate.netpath.fib import Links, Table, longest_prefix_naively
 from wicketgate.netpath.filter import HookResult, HookVerdict
 from wicketgate.netpath.flow import Flow
@@ -353,3 +353,23 @@ def test_one_walker_serves_many_flows():
     """A walker keeps no state between flows."""
     walker = Walker(SEED_POD)
     assert walker.trace(PROBE) == walker.trace(PROBE) == trace(SEED_POD, PROBE)
+
+
+@given(
+    snapshots,
+    st.sampled_from((PROBE, Flow(POD, STRANGER, "udp", 1, 2), Flow(ip_address("::"), ip_address("fd00::1"), "icmp"))),
+)
+def test_a_hostile_snapshot_still_gives_a_verdict(snapshot, flow):
+    """Whatever a snapshot says, there is an end, and an end that is no success says why."""
+    forward, reply = round_trip(snapshot, flow)
+    assert forward.works or forward.reason
+    assert reply is None or reply.works or reply.reason
+
+
+@given(st.lists(rules, max_size=6).map(tuple), st.lists(routes, max_size=6).map(tuple))
+def test_hostile_rules_and_routes_on_a_pod(more_rules, more_routes):
+    """Rules with wild gotos, families and names, and routes of no known type: an end, and no exception."""
+    snapshot = replace(SEED_POD, rules=more_rules, routes=SEED_POD.routes + more_routes)
+    for flow in (PROBE, Flow(POD, STRANGER, "udp", 1, 2)):
+        forward, _ = round_trip(snapshot, flow)
+        assert forward.works or forward.reason

@@ -3,31 +3,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
-from wicketgate.netpath.packet import Packet
-from wicketgate.netpath.snapshot import RT_TABLE_LOCAL, RT_TABLE_MAIN, Address, Family, IPAddress, Link, Route, Snapshot
+from wicketgate.netpath import source_address
+from wicketgate.netpath.lookup import Answer, Question, Refused, Unsure
+from wicketgate.netpath.routing import Routing
+from wicketgate.netpath.snapshot import RT_TABLE_LOCAL, Address, Family, IPAddress, Link, Route, Snapshot
 
-IFA_F_SECONDARY = 0x01  # linux/if_addr.h
+_IFA_F_SECONDARY = 0x01  # linux/if_addr.h
 _IFA_F_UNUSABLE6 = 0x08 | 0x40  # dadfailed, tentative
-RT_SCOPE_LINK = 253
-
-# Who would a packet to `destination` leave by? The name of the interface; "" when the lookup finds nothing;
-# None when it is not known. Arguments: a packet (as flowi), and the interface it is bound to, or "".
-RouteQuestion = Callable[[Packet, str], "str | None"]
+_REFUSED6 = {"EINVAL": "blackhole", "EACCES": "prohibit"}  # __nft_fib6_eval_type
 
 
 class Facts:
-    """A snapshot, indexed for the questions of rules. Immutable once made."""
+    """A snapshot, indexed for the questions of rules. Immutable once made.
 
-    def __init__(self, snapshot: Snapshot, route: RouteQuestion | None = None) -> None:
+    Args:
+        snapshot: of the namespace.
+        routing: of the same snapshot, where it is made already.
+    """
+
+    def __init__(self, snapshot: Snapshot, routing: Routing | None = None) -> None:
         self.snapshot = snapshot
-        self.route = route
         unread = {each.what for each in snapshot.unread}
         self._routes_known = "routes" not in unread
-        self._addresses_known = "addresses" not in unread
+        self._types: dict[tuple[IPAddress, str], str | None] = {}
+        if routing is not None:
+            self.__dict__["routing"] = routing
+
+    @cached_property
+    def routing(self) -> Routing:
+        """The routing of the snapshot."""
+        return Routing(self.snapshot)
 
     @cached_property
     def _links(self) -> dict[str, Link]:
@@ -45,32 +53,22 @@ class Facts:
         return link.index if link else None
 
     @cached_property
-    def _local(self) -> dict[Family, list[Route]]:
-        """Routes of the local table, longest prefix first."""
-        found: dict[Family, list[Route]] = {4: [], 6: []}
-        for route in self.snapshot.routes:
-            if route.table == RT_TABLE_LOCAL:
-                found[route.family].append(route)
-        for routes in found.values():
-            routes.sort(key=lambda route: (-route.dst.prefixlen, route.metric))
-        return found
-
-    @cached_property
-    def _types(self) -> dict[tuple[IPAddress, str], str | None]:
-        return {}
+    def _local4(self) -> tuple[Route, ...]:
+        """IPv4 routes of the local table, longest prefix first."""
+        found = [route for route in self.snapshot.routes if route.table == RT_TABLE_LOCAL and route.family == 4]
+        return tuple(sorted(found, key=lambda route: -route.dst.prefixlen))
 
     def address_type(self, address: IPAddress, device: str = "") -> str | None:
         """What kind of address it is for this host, as `fib daddr type` and `addrtype` ask.
 
-        IPv4: inet_dev_addr_type, which looks in the local table alone. IPv6: a lookup in all tables, of which the
-        local one is what the model answers; unicast is told from unreachable only where the tables are plain.
+        IPv4: inet_dev_addr_type, which looks in the local table alone. IPv6: a lookup by all rules.
 
         Args:
             address: to be judged.
             device: only what is on this interface counts; empty for any.
 
         Returns:
-            local, broadcast, multicast, anycast, unicast, unreachable; None where it is not known.
+            local, broadcast, multicast, anycast, unicast, unreachable ...; None where it is not known.
         """
         key = (address, device)
         if key not in self._types:
@@ -84,7 +82,7 @@ class Facts:
             return "multicast"
         if not self._routes_known:
             return None
-        for route in self._local[4]:
+        for route in self._local4:
             if address in route.dst:
                 if route.unknown:
                     return None
@@ -94,82 +92,51 @@ class Facts:
     def _type6(self, address: IPAddress, device: str) -> str | None:
         if address.is_multicast:
             return "multicast"
-        if not (self._routes_known and self._addresses_known):
+        if device and any(each.ip == address and each.ifname == device for each in self.snapshot.addresses):
+            return "local"
+        answer = self.way(Question(address, prefer=device, protocol=0))
+        if isinstance(answer, Unsure):
             return None
-        if device:
-            if any(each.ip == address and each.ifname == device for each in self.snapshot.addresses):
-                return "local"
-        else:
-            for route in self._local[6]:
-                if address in route.dst:
-                    return None if route.unknown else route.type
-        matching = [route for route in self.snapshot.routes if route.family == 6 and address in route.dst]
-        if any(route.type != "unicast" and route.table != RT_TABLE_LOCAL for route in matching):
-            return None
-        ways = [route for route in matching if route.table != RT_TABLE_LOCAL]
-        if not ways:
-            return "unreachable"
-        # Policy rules may keep the packet from a table that has a way.
-        plain = all(rule.src is None and not rule.fwmask and not rule.invert for rule in self.snapshot.rules)
-        return "unicast" if plain or any(route.table == RT_TABLE_MAIN for route in ways) else None
+        if isinstance(answer, Refused):
+            return _REFUSED6.get(answer.errno, "unreachable") if answer.route else "unreachable"
+        if answer.route.type == "anycast" or (answer.route.type == "local" and not device):
+            return answer.route.type
+        return "unicast"
+
+    def way(self, question: Question) -> Answer:
+        """Ask the rules and tables (fib_lookup, ip6_route_lookup)."""
+        return self.routing.lookup(question)
 
     def addresses(self, ifname: str, family: Family) -> tuple[Address, ...]:
         """The usable addresses of an interface: primary ones of IPv4, past duplicate detection of IPv6."""
-        unwanted = IFA_F_SECONDARY if family == 4 else _IFA_F_UNUSABLE6
+        unwanted = _IFA_F_SECONDARY if family == 4 else _IFA_F_UNUSABLE6
         return tuple(
             each
             for each in self.snapshot.addresses
             if each.ifname == ifname and each.family == family and not each.flags & unwanted
         )
 
-    def masquerade_sources(self, ifname: str, destination: IPAddress) -> tuple[IPAddress, ...]:
-        """The addresses that masquerading may choose; one where the choice is plain, none where there is none.
+    def masquerade_sources(self, ifname: str, packet_destination: IPAddress) -> tuple[IPAddress, ...]:
+        """The addresses that masquerading may choose: one where the choice is plain, none where there is none.
 
-        IPv4, inet_select_addr: the first primary address whose subnet holds the next hop, else the first. IPv6,
-        ipv6_dev_get_saddr: by RFC 6724, of which scope and common prefix decide here.
+        nf_nat_masquerade_ipv4 asks inet_select_addr for the next hop's subnet, nf_nat_masquerade_ipv6
+        ipv6_dev_get_saddr for the destination. The next hop is not handed to the hook: every one that a route by this
+        interface could give is asked for.
         """
-        family: Family = 4 if destination.version == 4 else 6
-        usable = self.addresses(ifname, family)
-        if family == 6:
-            return _source6([each.ip for each in usable], destination)
-        usable = tuple(each for each in usable if each.scope < RT_SCOPE_LINK)
-        if len(usable) < 2:
-            return tuple(each.ip for each in usable)
-        hops = {destination} | {
+        addresses, order = self.snapshot.addresses, self.routing.order
+        if packet_destination.version == 6:
+            chosen6 = source_address.select6(addresses, order, ifname, packet_destination, ())
+            return () if chosen6 is None else (chosen6,)
+        hops = {packet_destination} | {
             hop.via
             for route in self.snapshot.routes
-            if route.family == 4 and destination in route.dst
+            if route.family == 4 and packet_destination in route.dst
             for hop in route.nexthops
             if hop.via is not None and hop.oif == ifname
         }
         chosen: dict[IPAddress, None] = {}
-        for hop in hops:
-            within = [each.ip for each in usable if hop in each.interface.network]
-            chosen[within[0] if within else usable[0].ip] = None
+        for hop in sorted(hops, key=str):
+            address = source_address.select4(addresses, order, ifname, hop, 0)
+            if address is not None:
+                chosen[address] = None
         return tuple(chosen)
-
-
-def _source6(candidates: list[IPAddress], destination: IPAddress) -> tuple[IPAddress, ...]:
-    scope = _scope6(destination)
-    ranked: dict[tuple[bool, int], list[IPAddress]] = {}
-    for address in candidates:
-        mine = _scope6(address)
-        # Rule 2: the smallest scope that is not smaller than the destination's.
-        ranked.setdefault((mine < scope, mine if mine >= scope else -mine), []).append(address)
-    if not ranked:
-        return ()
-    best = ranked[min(ranked)]
-    common = max(_common_bits(address, destination) for address in best)
-    return tuple(address for address in best if _common_bits(address, destination) == common)
-
-
-def _scope6(address: IPAddress) -> int:
-    """RFC 4291 scope; unique local addresses are global."""
-    assert isinstance(address, IPv6Address)
-    if address.is_multicast:
-        return (int(address) >> 112) & 0xF
-    return 2 if address.is_link_local or address.is_loopback else 14
-
-
-def _common_bits(one: IPAddress, other: IPAddress) -> int:
-    return 128 - (int(one) ^ int(other)).bit_length()

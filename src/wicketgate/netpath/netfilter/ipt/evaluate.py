@@ -7,22 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wicketgate.netpath.filter import HookVerdict
-from wicketgate.netpath.netfilter.ipt.matches import (
-    NotKnownError,
-    Test,
-    compile_match,
-    exact_destination,
-    is_known,
-)
+from wicketgate.netpath.netfilter.ipt.arguments import NotKnownError, Test
+from wicketgate.netpath.netfilter.ipt.matches import compile_match, exact_destination, is_known
 from wicketgate.netpath.netfilter.ipt.model import Rule, Unknown
 from wicketgate.netpath.netfilter.ipt.parse import Chain, Table
 from wicketgate.netpath.netfilter.ipt.targets import EFFECTLESS, Action, Go, compile_target, writes
-from wicketgate.netpath.netfilter.ipt.targets import NotKnownError as TargetNotKnownError
 from wicketgate.netpath.netfilter.run import Doubt, End, Run, UnknowableError
 from wicketgate.netpath.snapshot import Family
 
 LONG_CHAIN = 48  # rules; longer ones are looked up by destination. Measured: below it the loop is as quick
-_UNREADABLE = (TargetNotKnownError, NotKnownError, ValueError, KeyError, IndexError)
+_UNREADABLE = (NotKnownError, ValueError, KeyError, IndexError)
 
 
 @dataclass(slots=True, eq=False)

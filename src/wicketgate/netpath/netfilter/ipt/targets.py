@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from wicketgate.netpath.filter import HookVerdict
 from wicketgate.netpath.netfilter import names
 from wicketgate.netpath.netfilter.conntrack import SIDE, wants_binding
-from wicketgate.netpath.netfilter.ipt.matches import mark_and_mask
+from wicketgate.netpath.netfilter.ipt.arguments import NotKnownError, mark_and_mask
 from wicketgate.netpath.netfilter.ipt.model import Option, Rule, Target
 from wicketgate.netpath.netfilter.run import End, Run, UnknowableError
 from wicketgate.netpath.netfilter.targets import Goal, masquerade, redirect, reject, translate_to
@@ -38,10 +38,6 @@ EFFECTLESS = frozenset({
     "", "LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "AUDIT", "CLASSIFY", "CHECKSUM", "LED", "IDLETIMER", "RATEEST",
     "TCPOPTSTRIP", "SECMARK", "CONNSECMARK", "SET",
 })  # fmt: skip
-
-
-class NotKnownError(Exception):
-    """A target that the model does not know."""
 
 
 def compile_target(target: Target, family: Family) -> Action:

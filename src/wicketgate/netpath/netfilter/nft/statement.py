@@ -96,7 +96,7 @@ def _update(kind: str, body: Any) -> Statement | None:
     if body.get("stmt"):
         return Conditional(f"{kind} with statements", "counts for each element")
     # add and update go on when the element is in the set afterwards; a full set is not foreseen
-    return Effectless(f"{body.get('op', 'add')} {kind}")
+    return Effectless(f"{body.get('op', 'add')} {body.get(kind, '')}")
 
 
 def _nat(kind: str, body: Any) -> Statement | None:
