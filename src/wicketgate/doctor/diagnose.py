@@ -164,9 +164,7 @@ def _root_of_rp_filter(walker: Walker, found: Diagnosis) -> Diagnosis | None:
     if not forward.works or reply is None or reply.verdict is not Verdict.MISROUTED or not reply.object:
         return None
     cause = _cause(snapshot, found.concern, reply)
-    words = (
-        f"{found.forward.object} drops the packet as it comes in, because its answer would leave elsewhere: {reply.reason}."
-    )
+    words = f"{found.forward.object} drops the packet as it comes in, because its answer would leave elsewhere: {reply.reason}."
     return replace(found, cause=replace(cause, explanation=words), doomed=reply)
 
 

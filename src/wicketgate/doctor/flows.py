@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.snapshot import (
@@ -235,9 +235,8 @@ def connected(snapshot: Snapshot, ifname: str, address: IPAddress) -> IPNetwork 
     """The interface's own subnet, when the address is in it and the subnet is more than one address."""
     for each in snapshot.addresses:
         network = each.interface.network
-        if each.ifname == ifname and network.version == address.version and network.num_addresses > 1:
-            if address in network:
-                return network
+        if each.ifname == ifname and network.num_addresses > 1 and address in network:
+            return network
     return None
 
 
@@ -268,8 +267,3 @@ def arrives_by(snapshot: Snapshot, source: IPAddress, destination: IPAddress) ->
 def stranger_to(destination: IPAddress) -> IPAddress:
     """Somebody elsewhere, of the destination's family."""
     return STRANGER[4 if destination.version == 4 else 6]
-
-
-def parse_address(text: str) -> IPAddress:
-    """An address. Raises ValueError."""
-    return ip_address(text)
