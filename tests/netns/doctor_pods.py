@@ -9,26 +9,22 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 from netns.pods import PodNet, sysctl
+from wicketgate.lab.wgquick import Peer, render, up
+from wicketgate.wireguard.keys import PrivateKey
 
-MARK = "0xca6c"
 PORT = 9000
 
 
-def wg_quick_rules(net: PodNet, *families: int) -> None:
-    """What wg-quick adds for a peer with AllowedIPs 0.0.0.0/0 and ::/0; a dummy stands for the tunnel."""
-    ip = net.pod.run
-    if ip("ip", "link", "show", "wg0", check=False).returncode:
-        ip("ip", "link", "add", "wg0", "type", "dummy")
-        ip("ip", "addr", "add", "10.8.0.1/24", "dev", "wg0")
-        ip("ip", "addr", "add", "fd08::1/64", "dev", "wg0", "nodad")
-        ip("ip", "link", "set", "wg0", "up")
-    for family in families or (4,):
-        six = f"-{family}"
-        ip("ip", six, "route", "add", "default", "dev", "wg0", "table", "51820")
-        ip("ip", six, "rule", "add", "not", "fwmark", "51820", "table", "51820")
-        ip("ip", six, "rule", "add", "table", "main", "suppress_prefixlength", "0")
+def wg_quick(net: PodNet, directory: Path, *allowed: str) -> None:
+    """The real wg-quick, with wireguard-go; one peer for each of `allowed`. It sets src_valid_mark to 1."""
+    peers = [Peer(f"peer{at}", PrivateKey.generate().public(), each.split()) for at, each in enumerate(allowed)]
+    path = directory / "wg0.conf"
+    path.touch(mode=0o600)
+    path.write_text(render(PrivateKey.generate(), peers, v6=True))
+    up(net.pod, path)
 
 
 def filters(net: PodNet, rp: int, svm: int) -> None:

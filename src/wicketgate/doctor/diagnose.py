@@ -86,9 +86,9 @@ def diagnose(walker: Walker, concern: Concern) -> Diagnosis:
     forward, reply = there_and_back(walker, concern.flow)
     verdicts = (forward.verdict, reply.verdict if reply is not None else Verdict.UNKNOWN)
     found = Diagnosis(concern, forward, reply, works=False, verdicts=verdicts)
-    if not forward.works:
-        return _ended(walker, found, forward)
     lost = _returned_to_sender(walker.snapshot, found)
+    if not forward.works and lost is None:
+        return _ended(walker, found, forward)
     if lost is not None:
         return replace(found, verdicts=(Verdict.MISROUTED, Verdict.UNKNOWN), reply=None, cause=lost)
     if reply is None:
@@ -165,7 +165,7 @@ def _root_of_rp_filter(walker: Walker, found: Diagnosis) -> Diagnosis | None:
         return None
     cause = _cause(snapshot, found.concern, reply)
     words = f"{found.forward.object} drops the packet as it comes in, because its answer would leave elsewhere: {reply.reason}."
-    return replace(found, cause=replace(cause, explanation=words), doomed=reply)
+    return replace(found, cause=replace(cause, explanation=words), doomed=reply, verdicts=(found.verdicts[0], reply.verdict))
 
 
 def without_rp_filter(snapshot: Snapshot) -> Snapshot:
@@ -183,12 +183,14 @@ def _returned_to_sender(snapshot: Snapshot, found: Diagnosis) -> Cause | None:
     out = [s for s in forward.steps if isinstance(s, CryptokeyStep) and s.stage is Stage.TUNNEL_OUT and not s.layer]
     if not into or not out or into[0].peer is None or out[0].peer is None:
         return None
-    if into[0].peer.public_key != out[0].peer.public_key:
-        return None  # another peer: the exit
+    same = into[0].peer.public_key == out[0].peer.public_key
+    if not same and forward.code != "peer-without-endpoint":
+        return None  # another peer, which has an endpoint: the exit
     rule = forward.decided_by()
+    which = "to the very peer it came from" if same else f"to {out[0].object}, which has no endpoint"
     words = (
-        f"What the client sends to {flow.destination} goes back into {flow.iif}, to the very peer it came from: the peer "
-        "claims that address in its AllowedIPs, and the rule routes it there."
+        f"What the client sends to {flow.destination} goes back into {flow.iif}, {which}: that peer claims the address "
+        "in its AllowedIPs, and the rule routes it there."
     )
     return Cause("server-peer-claims-default", "policy rule" if forward.rule else "route", rule, words)
 

@@ -25,6 +25,7 @@ from wicketgate.netpath.packet import TCP, UDP
 from wicketgate.netpath.snapshot import RT_TABLE_MAIN, Family, IPAddress, Rule, Snapshot
 from wicketgate.netpath.spelling import route_command, rule_command
 
+_MAINS = 32766  # the priority of the rule for `main`
 _PREFERENCE = 100  # a guess: before wg-quick's 32764, behind what CNIs put at the front
 _PROTOCOLS = {"tcp": TCP, "udp": UDP}
 _TOOL_HOOKS = ("prerouting-drop", "input-drop", "forward-drop", "output-drop", "postrouting-drop")
@@ -66,12 +67,9 @@ def _preference(snapshot: Snapshot, family: Family, guilty: str) -> int | None:
     """A free priority before the guilty rule and everything else that is not the kernel's."""
     number, _, _ = guilty.partition(": ")
     others = [r.priority for r in snapshot.rules if r.family == family and r.priority]
-    limit = min([*others, int(number) if number.isdecimal() else RT_MAX])
+    limit = min([*others, int(number) if number.isdecimal() else _MAINS])
     wanted = min(_PREFERENCE, limit - 1)
     return wanted if wanted > 0 else None
-
-
-RT_MAX = 32766  # the priority of the rule for `main`
 
 
 def _table_of(snapshot: Snapshot, family: Family, ifname: str) -> int:
@@ -132,7 +130,7 @@ def _forwarding(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
         wanted = dict.fromkeys([flow.iif or "", refused or "", *sorted(outs)])
         names = [f"net.ipv4.conf.{each.replace('.', '/')}.forwarding" for each in wanted if each]
     values = {name: "1" for name in names if snapshot.sysctls.get(name, "0") == "0"}
-    yield from _sysctls(snapshot, "forwarding", "let the kernel forward between the tunnel and the uplink", values)
+    yield from _sysctls(snapshot, "forwarding", "let the kernel forward (where /proc/sys is read-only: by the pod's securityContext.sysctls)", values)
 
 
 def _loose(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
