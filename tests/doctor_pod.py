@@ -27,7 +27,11 @@ SETTINGS = {
     for name in ("all", "lo", "eth0", "wg0")
     for key in ("rp_filter", "src_valid_mark", "accept_local", "route_localnet", "forwarding")
 } | {"net.ipv6.conf.all.forwarding": "0"}
-RULES = (Rule(4, 0, table=255, protocol=2), Rule(4, 32766, table=254, protocol=2), Rule(4, 32767, table=253, protocol=2))
+RULES = (
+    Rule(4, 0, table=255, protocol=2),
+    Rule(4, 32766, table=254, protocol=2),
+    Rule(4, 32767, table=253, protocol=2),
+)
 CAPTURE = Rule(4, 32765, table=51820, fwmark=0xCA6C, fwmask=0xFFFFFFFF, invert=True, protocol=3)
 SUPPRESS = Rule(4, 32764, table=254, suppress_prefixlength=0, protocol=3)
 CLIENT = PeerState("C" * 43 + "=", (ip_address("198.51.100.7"), 40001), (ip_network("10.8.0.2/32"),))

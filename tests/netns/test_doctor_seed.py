@@ -129,6 +129,13 @@ def test_forwarding_off_is_named_and_mended(pod, tmp_path):
     flow = next(f for f in report["flows"] if f["flow"]["iif"] == "wg0")
     assert flow["cause"]["code"] == "forwarding-off"
     assert flow["cause"]["where"] == "net.ipv4.conf.wg0.forwarding = 0"
+    fix = flow["fixes"][0]
+    assert fix["id"] == "forwarding+masquerade"
+    paste(pod, fix["commands"])
+    assert next(f for f in doctor(pod)[1]["flows"] if f["flow"]["iif"] == "wg0")["works"]
+    paste(pod, fix["undo"])
+    after = next(f for f in doctor(pod)[1]["flows"] if f["flow"]["iif"] == "wg0")
+    assert after["cause"] == flow["cause"]
 
 
 def test_a_bundle_tells_the_same_as_the_place(seed, tmp_path):

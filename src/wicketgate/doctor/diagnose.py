@@ -165,7 +165,9 @@ def _root_of_rp_filter(walker: Walker, found: Diagnosis) -> Diagnosis | None:
         return None
     cause = _cause(snapshot, found.concern, reply)
     words = f"{found.forward.object} drops the packet as it comes in, because its answer would leave elsewhere: {reply.reason}."
-    return replace(found, cause=replace(cause, explanation=words), doomed=reply, verdicts=(found.verdicts[0], reply.verdict))
+    return replace(
+        found, cause=replace(cause, explanation=words), doomed=reply, verdicts=(found.verdicts[0], reply.verdict)
+    )
 
 
 def without_rp_filter(snapshot: Snapshot) -> Snapshot:

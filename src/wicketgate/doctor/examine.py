@@ -71,12 +71,14 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
     lacking = [f"{each.what}: {each.why}" for each in snapshot.unread if each.what in _NEEDED]
     if lacking:
         raise StateError(f"no way can be computed, because this could not be read: {'; '.join(lacking)}")
-    found = Found(tuple(asked)) if asked else find(snapshot)
+    found = find(snapshot)
+    if asked:
+        found = Found(tuple(asked), tuple(each for each in (*found.concerns, *found.others) if each not in asked))
     if not found.concerns:
         raise InputError(
             "no flow that matters was found: no TCP listener on an uplink and no WireGuard device; name one with --to ADDRESS:PORT/tcp"
         )
-    prover = Prover(snapshot, found.concerns)
+    prover = Prover(snapshot, found.concerns, found.others)
     findings = tuple(
         Finding(each, prover.fixes(each), wrong_here(snapshot, each)) if each.broken else Finding(each)
         for each in prover.diagnoses

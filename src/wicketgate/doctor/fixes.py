@@ -130,7 +130,12 @@ def _forwarding(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
         wanted = dict.fromkeys([flow.iif or "", refused or "", *sorted(outs)])
         names = [f"net.ipv4.conf.{each.replace('.', '/')}.forwarding" for each in wanted if each]
     values = {name: "1" for name in names if snapshot.sysctls.get(name, "0") == "0"}
-    yield from _sysctls(snapshot, "forwarding", "let the kernel forward (where /proc/sys is read-only: by the pod's securityContext.sysctls)", values)
+    yield from _sysctls(
+        snapshot,
+        "forwarding",
+        "let the kernel forward (where /proc/sys is read-only: by the pod's securityContext.sysctls)",
+        values,
+    )
 
 
 def _loose(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:

@@ -30,6 +30,8 @@ STRANGER: dict[Family, IPAddress] = {4: IPv4Address("203.0.113.9"), 6: IPv6Addre
 STRANGERS_PORT = 40000  # any that no rule is written for: a guess
 HTTPS = 443
 HEALTH_PORTS = (8080, 9000)  # `--health-port` and `--tcp-port` of the gateway
+_MOST_NAMED = 10  # ports in a note
+_MOST_OTHERS = 50  # other listeners' flows that are walked for side effects; a guess
 FAMILIES: tuple[Family, ...] = (4, 6)
 
 
@@ -62,9 +64,13 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The flows that matter, and what could not be played, in sentences."""
+    """The flows that matter, those of other listeners, and what could not be played, in sentences.
+
+    `others` are only looked at for side effects: a firewall may well mean to close those ports.
+    """
 
     concerns: tuple[Concern, ...] = ()
+    others: tuple[Concern, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
@@ -126,9 +132,19 @@ def find(snapshot: Snapshot) -> Found:
                 concerns |= dict.fromkeys(_to_wireguard(snapshot, name, address.ip, family))
         if uplinks(snapshot, family):
             concerns |= dict.fromkeys(_egress(snapshot, family))
-    if not any(concern.kind is Kind.BALANCER for concern in concerns):
+    listeners = {concern for concern in concerns if concern.kind in (Kind.BALANCER, Kind.KUBELET)}
+    health = {concern for concern in listeners if concern.flow.destination_port in HEALTH_PORTS}
+    others = listeners - health if health else set()
+    if not listeners:
         notes.append("no TCP listener was found on an uplink; --to ADDRESS:PORT/tcp names one")
-    return Found(tuple(concerns), tuple(dict.fromkeys(notes)))
+    if others:
+        ports = ", ".join(str(port) for port in sorted({each.flow.destination_port for each in others})[:_MOST_NAMED])
+        notes.append(f"not examined: TCP listeners on {ports}; --to ADDRESS:PORT/tcp examines one")
+    return Found(
+        tuple(each for each in concerns if each not in others),
+        tuple(each for each in concerns if each in others)[:_MOST_OTHERS],
+        tuple(dict.fromkeys(notes)),
+    )
 
 
 def own_traffic(snapshot: Snapshot) -> tuple[Concern, ...]:

@@ -39,11 +39,12 @@ class Prover:
     Args:
         snapshot: as it is.
         concerns: the flows that are examined.
+        others: flows that no fix should break.
     """
 
-    def __init__(self, snapshot: Snapshot, concerns: Sequence[Concern]) -> None:
+    def __init__(self, snapshot: Snapshot, concerns: Sequence[Concern], others: Sequence[Concern] = ()) -> None:
         self._snapshot = snapshot
-        self._concerns = (*concerns, *own_traffic(snapshot))
+        self._concerns = (*concerns, *others, *own_traffic(snapshot))
         self._before = self._walk(snapshot)
         self._tried: dict[tuple[str, tuple[str, ...], str], tuple[Snapshot, dict[Concern, Diagnosis]]] = {}
         self.diagnoses = tuple(self._before[concern] for concern in concerns)

@@ -12,9 +12,10 @@ import pytest
 
 from doctor_pod import CAPTURE, CLIENT, EMPTY, GREEDY, HEALTHY, filtered, settled, wg_quicked, with_peers
 from wicketgate.doctor.examine import examine
-from wicketgate.doctor.flows import Kind, find
+from wicketgate.doctor.flows import Concern, Kind, find
 from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError, StateError
+from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Unread
 from wicketgate.netpath.verdict import Verdict
 
@@ -73,7 +74,7 @@ def test_popular_advice_is_called_wrong():
 
 
 def test_without_the_suppress_rule_the_own_subnet_is_captured():
-    """kubelet's probe then fails too, under its own code, and the source rule mends both."""
+    """Kubelet's probe then fails too, under its own code, and the source rule mends both."""
     pod = wg_quicked()
     pod = replace(pod, rules=tuple(rule for rule in pod.rules if rule.suppress_prefixlength is None))
     finding = of(pod, Kind.KUBELET)
@@ -135,9 +136,7 @@ def test_an_iptables_drop_is_mended_with_its_own_tool():
     pod = replace(HEALTHY, firewall=replace(EMPTY, iptables_legacy=listing))
     finding = of(pod, Kind.BALANCER)
     assert finding.diagnosis.cause.where == "-A INPUT -p tcp -m tcp --dport 9000 -j DROP"
-    assert finding.fixes[0].fix.commands == (
-        "iptables-legacy -I INPUT 1 -i eth0 -p tcp -m tcp --dport 9000 -j ACCEPT",
-    )
+    assert finding.fixes[0].fix.commands == ("iptables-legacy -I INPUT 1 -i eth0 -p tcp -m tcp --dport 9000 -j ACCEPT",)
 
 
 def test_two_faults_need_two_fixes():
@@ -212,18 +211,28 @@ def test_a_listener_on_loopback_alone_is_no_fault():
     assert any("127.0.0.1" in note for note in found.notes)
 
 
-def test_a_tunnel_whose_peers_were_not_read_is_never_called_working():
-    """A client's way through a tun interface that no device was read for."""
+def test_a_tunnel_whose_peers_were_not_read_is_named_all_the_same():
+    """The link's kind is enough to say that the reply goes into a tunnel, whoever its peers are."""
+    pod = replace(wg_quicked(), wireguard=(), unread=(Unread("wireguard", "no right"),))
+    assert of(pod, Kind.BALANCER).diagnosis.cause.code == "reply-into-tunnel"
+
+
+def test_a_way_through_a_tunnel_that_was_not_read_is_never_called_working():
+    """A flow out by such a link is unknown, with the reason."""
     pod = replace(HEALTHY, wireguard=(), unread=(Unread("wireguard", "no right"),))
-    pod = replace(pod, sockets=(*pod.sockets, ListeningSocket("tcp", 4, ip_address("10.8.0.1"), 80, mark=0)))
-    broken = replace(wg_quicked(pod), wireguard=()) if pod.wireguard else _captured(pod)
-    finding = of(broken, Kind.BALANCER)
-    assert finding.diagnosis.cause.code == "reply-into-tunnel"
+    flow = Flow(ip_address("10.8.0.1"), ip_address("10.8.0.2"), "tcp", 40000, 80, uid=0)
+    found = examine(pod, [Concern(Kind.ASKED, flow)])
+    assert not found.works
+    assert not found.broken
+    assert "no right" in found.unknown[0].diagnosis.unknown
 
 
-def _captured(pod):
-    seed = wg_quicked()
-    return replace(pod, rules=seed.rules, routes=seed.routes)
+def test_other_listeners_are_only_guarded():
+    """With a health port here, a closed ssh port is no fault of this place, and the note names it."""
+    ssh = ListeningSocket("tcp", 4, ip_address("0.0.0.0"), 22, mark=0)
+    found = examine(filtered(replace(HEALTHY, sockets=(*HEALTHY.sockets, ssh)), "input", drop(22)))
+    assert found.works
+    assert any("22" in note for note in found.notes)
 
 
 def test_a_blackhole_is_named_and_its_removal_proved():
