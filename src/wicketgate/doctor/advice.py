@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from wicketgate.doctor.change import remove_rules
 from wicketgate.doctor.diagnose import Diagnosis, diagnose
-from wicketgate.doctor.firewall import walker_of
+from wicketgate.doctor.firewall import Walkers
 from wicketgate.doctor.flows import global_addresses, neighbour_of
 from wicketgate.netpath.lookup import rule_line
 from wicketgate.netpath.snapshot import Family, Snapshot
@@ -17,11 +17,11 @@ from wicketgate.netpath.walk import Walker
 _ASTRAY = ("reply-into-tunnel", "local-subnet-captured", "reply-wrong-uplink")
 
 
-def wrong_here(snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...]:
+def wrong_here(walkers: Walkers, snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...]:
     """Popular advice that does not mend this flow."""
     if diagnosis.cause is None or diagnosis.cause.code not in _ASTRAY:
         return ()
-    return (*_open_the_firewall(snapshot, diagnosis), *_delete_suppress(snapshot, diagnosis))
+    return (*_open_the_firewall(snapshot, diagnosis), *_delete_suppress(walkers, snapshot, diagnosis))
 
 
 def _open_the_firewall(snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...]:
@@ -35,13 +35,13 @@ def _open_the_firewall(snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, .
     return (f"accepting in INPUT or FORWARD does nothing here: {why}",)
 
 
-def _delete_suppress(snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...]:
+def _delete_suppress(walkers: Walkers, snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...]:
     flow = diagnosis.concern.flow
     family: Family = 4 if flow.destination.version == 4 else 6
     rules = [r for r in snapshot.rules if r.family == family and r.suppress_prefixlength is not None]
     if not rules or not flow.iif:
         return ()
-    walker = walker_of(remove_rules(rules)(snapshot))
+    walker = walkers.of(remove_rules(rules)(snapshot))
     if diagnose(walker, diagnosis.concern).works:
         return ()
     what = f"deleting `{rule_line(rules[0])}`"
@@ -50,7 +50,7 @@ def _delete_suppress(snapshot: Snapshot, diagnosis: Diagnosis) -> tuple[str, ...
         if neighbour is None:
             continue
         concern = replace(diagnosis.concern, flow=replace(flow, source=neighbour))
-        if diagnose(walker_of(snapshot), concern).works and not diagnose(walker, concern).works:
+        if diagnose(walkers.of(snapshot), concern).works and not diagnose(walker, concern).works:
             return (
                 f"{what} makes it worse: your own subnet {address.interface.network} is captured by the tunnel too",
             )

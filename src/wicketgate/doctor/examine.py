@@ -80,7 +80,7 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
         )
     prover = Prover(snapshot, found.concerns, found.others)
     findings = tuple(
-        Finding(each, prover.fixes(each), wrong_here(snapshot, each)) if each.broken else Finding(each)
+        Finding(each, prover.fixes(each), wrong_here(prover.walkers, snapshot, each)) if each.broken else Finding(each)
         for each in prover.diagnoses
     )
     notes = list(found.notes)

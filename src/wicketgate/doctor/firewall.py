@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 from wicketgate.netpath.filter import Filter
@@ -12,6 +12,9 @@ from wicketgate.netpath.netfilter.ruleset import Ruleset
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.walk import Walker
+
+# Words of listings whose rules look into policy routing, or at settings: their verdict may change with a rule.
+_ASK_ROUTING = ("fib", "rpfilter", "socket")
 
 
 def filter_of(snapshot: Snapshot) -> Filter:
@@ -23,9 +26,36 @@ def filter_of(snapshot: Snapshot) -> Filter:
     return Ruleset(snapshot, routing=Routing(snapshot))
 
 
-def walker_of(snapshot: Snapshot) -> Walker:
-    """A walker with the snapshot's netfilter."""
-    return Walker(snapshot, filter_of(snapshot))
+class Walkers:
+    """Walkers for a snapshot and for changed ones. A large listing is read and compiled once.
+
+    Args:
+        snapshot: as it is.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._filter = filter_of(snapshot)
+        listings = [text for text in astuple(snapshot.firewall) if text]
+        self._asks_routing = any(word in text for text in listings for word in _ASK_ROUTING)
+
+    def of(self, snapshot: Snapshot) -> Walker:
+        """A walker of a snapshot that differs from the first by a fix."""
+        return Walker(snapshot, self._filter if self._same_filter(snapshot) else filter_of(snapshot))
+
+    def _same_filter(self, snapshot: Snapshot) -> bool:
+        """The filter of the first snapshot would decide the same in this one."""
+        first = self._snapshot
+        if snapshot.firewall is not first.firewall or snapshot.unread is not first.unread:
+            return False
+        places = (
+            (snapshot.links, first.links),
+            (snapshot.addresses, first.addresses),
+            (snapshot.routes, first.routes),
+        )
+        if any(now is not before for now, before in places):
+            return False
+        return snapshot is first or not self._asks_routing
 
 
 def objects(snapshot: Snapshot) -> list[dict[str, Any]]:

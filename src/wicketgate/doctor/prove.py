@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wicketgate.doctor.change import Fix
 from wicketgate.doctor.diagnose import Diagnosis, diagnose
-from wicketgate.doctor.firewall import walker_of
+from wicketgate.doctor.firewall import Walkers
 from wicketgate.doctor.fixes import candidates
 from wicketgate.doctor.flows import Concern, own_traffic
 from wicketgate.netpath.snapshot import Snapshot
@@ -45,6 +45,7 @@ class Prover:
     def __init__(self, snapshot: Snapshot, concerns: Sequence[Concern], others: Sequence[Concern] = ()) -> None:
         self._snapshot = snapshot
         self._concerns = (*concerns, *others, *own_traffic(snapshot))
+        self.walkers = Walkers(snapshot)
         self._before = self._walk(snapshot)
         self._tried: dict[tuple[str, tuple[str, ...], str], tuple[Snapshot, dict[Concern, Diagnosis]]] = {}
         self.diagnoses = tuple(self._before[concern] for concern in concerns)
@@ -76,7 +77,7 @@ class Prover:
         return self._tried[key]
 
     def _walk(self, snapshot: Snapshot) -> dict[Concern, Diagnosis]:
-        walker = walker_of(snapshot)
+        walker = self.walkers.of(snapshot)
         return {concern: diagnose(walker, concern) for concern in self._concerns}
 
     def _judged(self, fix: Fix, after: dict[Concern, Diagnosis]) -> Proved:
