@@ -38,6 +38,11 @@ OWN = {
     4: ["10.0.0.1/24", "10.0.0.129/25", "10.0.1.1/24", "10.0.2.1/24", "10.0.1.2/32", "192.0.2.1/30", "10.0.0.2/24"],
     6: ["fd00::1/64", "fd00:0:0:1::1/64", "fd00:0:0:2::1/64", "fd00:0:0:1::2/128", "fe80::1/64", "2001:db8::1/48", "fd00::2/64"],
 }  # fmt: skip
+# `ip nexthop`: one way, another, a blackhole, a group of the first two
+NEXTHOPS = {
+    4: {1: "dev e0", 2: "via 10.0.1.2 dev e1 onlink", 3: "blackhole", 4: "group 1/2"},
+    6: {61: "dev e0", 62: "via fd00:0:0:1::2 dev e1 onlink", 63: "blackhole", 64: "group 61/62"},
+}
 MARKS = (0, 0, 0, 1, 2, 3, 0xCA6C)
 
 
@@ -98,8 +103,11 @@ def routes(draw, family):
         hops = tuple(made)
     elif kind == "local":
         hops = (NextHop(draw(st.sampled_from(("lo", "e0")))),)
+    nexthop_object = draw(st.sampled_from((0,) * 9 + tuple(NEXTHOPS[family]))) if kind == "unicast" else 0
+    if nexthop_object:
+        hops = ()
     scope = 0
-    if family == 4:
+    if family == 4 and not nexthop_object:
         scope = 254 if kind == "local" else 253 if hops and all(hop.via is None for hop in hops) else 0
     return Route(
         ip_network(draw(st.sampled_from(NETS[family]))),
@@ -114,6 +122,7 @@ def routes(draw, family):
         src=None if family == 4 else _source(draw),
         scope=scope,
         protocol=4,
+        nh_id=nexthop_object,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Self
 
-from netpath_worlds import DEVICES, Ask, World
+from netpath_worlds import DEVICES, NEXTHOPS, Ask, World
 from wicketgate.errors import KernelRefused
 from wicketgate.kernel import sysctl
 from wicketgate.kernel.netlink import Netlink
@@ -59,6 +59,10 @@ class Judge:
             lines += [f"link set {end} addrgenmode none" for end in (name, far)]
             lines += [f"link set {far} up", f"link set {name} up group {7 if name == 'e1' else 0}"]
         refused = self._batch(4, lines)
+        for family, objects in NEXTHOPS.items():
+            for number, way in objects.items():
+                # A group is of no family.
+                refused += self._batch(0 if way.startswith("group") else family, [f"nexthop add id {number} {way}"])
         assert not refused, refused
         return self
 
@@ -69,7 +73,7 @@ class Judge:
     @staticmethod
     def _batch(family: int, lines: list[str]) -> str:
         done = subprocess.run(
-            ["ip", f"-{family}", "-force", "-batch", "-"],
+            ["ip", *([f"-{family}"] if family else []), "-force", "-batch", "-"],
             input="".join(f"{line}\n" for line in lines),
             capture_output=True,
             text=True,
@@ -177,6 +181,7 @@ def differs(ask: Ask, kernel: tuple, said) -> str | None:
         return f"the kernel takes {oif} via {via}, the model {said}"
     if kind != said.kind and not (said.kind == "local" and said.route is not None and kind == said.route.type):
         return f"the kernel says {kind}, the model {said}"
-    if ask.iif is None and ask.source is None and len(said.hops) == 1 and prefsrc != said.source:
+    shared = kind == "unicast" and said.source is None and said.route is not None and said.route.nh_id
+    if ask.iif is None and ask.source is None and len(said.hops) == 1 and prefsrc != said.source and not shared:
         return f"the kernel chooses source {prefsrc}, the model {said}"
     return None

@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from vm import near
+
 ROOT = Path(__file__).parents[2]
 PYTHON = Path(sys.prefix) / "bin" / "python"
 
@@ -54,6 +56,8 @@ def missing() -> str | None:
         return "linux-image-rt-amd64 is not installed (make setup)"
     if shutil.which("busybox") is None:
         return "busybox-static is not installed (make setup); the machine's first steps are done by it"
+    if shutil.which("mke2fs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+        return "mke2fs is not installed (Debian's package is e2fsprogs)"
     if not (Path(sys.prefix) / "bin" / "vng").exists():
         return "virtme-ng is not installed (make setup)"
     return None
@@ -68,7 +72,7 @@ def run_in_vm(script: str, out: Path, timeout: float = 240.0) -> Ran:
     Args:
         script: for `sh -eu`.
         out: an existing directory; the script's writes there stay.
-        timeout: seconds for boot and script; emulation is slow (20-60 s for a short one).
+        timeout: seconds for boot and script; emulation is slow (15 s for the boot alone).
 
     Raises:
         TimeoutError: with what was printed so far; the machine is gone by then.
@@ -76,7 +80,12 @@ def run_in_vm(script: str, out: Path, timeout: float = 240.0) -> Ran:
     image = kernel()
     assert image is not None, missing()
     body = out / "script.sh"
-    body.write_text(f"#!/bin/sh\nset -eu\nexport OUT='{out}' ROOT='{ROOT}' PYTHON='{PYTHON}'\ncd \"$ROOT\"\n{script}\n")
+    image_of_programs = out / "near.image"
+    near.write(image_of_programs)
+    body.write_text(
+        f"#!/bin/sh\nset -eu\nexport OUT='{out}' ROOT='{ROOT}' PYTHON='{PYTHON}'\n"
+        f'{near.use(str(image_of_programs))}cd "$ROOT"\n{script}\n'
+    )
     body.chmod(0o755)
     command = [
         str(Path(sys.prefix) / "bin" / "vng"), "--run", str(image), "--disable-kvm", "--user", "root",
@@ -105,4 +114,6 @@ def run_in_vm(script: str, out: Path, timeout: float = 240.0) -> Ran:
         os.killpg(machine.pid, signal.SIGKILL)
         machine.wait()
         raise
+    finally:
+        image_of_programs.unlink()
     return Ran(machine.returncode, output)

@@ -3,28 +3,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from netns.device_contract import CHECKS
-from vm.boot import missing, run_in_vm
 
-why = missing()
-pytestmark = [pytest.mark.skipif(why is not None, reason=str(why)), pytest.mark.timeout(700)]
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out: Path = tmp_path_factory.mktemp("vm")
-    ran = run_in_vm(
-        'modprobe wireguard\nip link set lo up\n"$PYTHON" "$ROOT/tests/vm/inside_devices.py" "$OUT/result.json"',
-        out,
-        timeout=600,
-    )
-    assert ran.code == 0, ran.output[-4000:]
-    return json.loads((out / "result.json").read_text())
+def observed(machine) -> dict[str, str]:
+    return machine.results("inside_devices")
 
 
 @pytest.mark.parametrize("name", [check.__name__ for check in CHECKS])

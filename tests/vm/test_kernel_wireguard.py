@@ -3,27 +3,14 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from vm.boot import missing, run_in_vm
-
-why = missing()
-pytestmark = [pytest.mark.skipif(why is not None, reason=str(why)), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    out: Path = tmp_path_factory.mktemp("vm")
-    ran = run_in_vm(
-        'modprobe wireguard\nip link set lo up\n"$PYTHON" "$ROOT/tests/vm/inside_wireguard.py" "$OUT/result.json"',
-        out,
-        timeout=300,
-    )
-    assert ran.code == 0, ran.output[-4000:]
-    return json.loads((out / "result.json").read_text())
+def observed(machine) -> dict:
+    return machine.results("inside_wireguard")
 
 
 def test_it_is_the_kernel(observed: dict):

@@ -4,15 +4,17 @@
 A process that sends to its own address goes over `lo` and never meets what breaks real clients: rules for `-i eth0`,
 rp_filter, the default route, policy rules that catch replies. Here nftables gives the agent's packets a stranger's
 source, tc turns them round as they leave, and the kernel routes, filters and tracks them anew. Nothing leaves the
-interface, only reserved addresses match, and CAP_NET_ADMIN is enough. `door_rules` has the rules themselves.
+interface, only reserved addresses match, and CAP_NET_ADMIN is enough. `door_rules` has the rules themselves: what a probe
+needs stands all the time, what tells where a lost one went is put up for the moment that somebody asks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from ipaddress import ip_network
 from types import TracebackType
 from typing import Literal, Self
@@ -23,7 +25,7 @@ from wicketgate.health import door_rules as rules
 from wicketgate.health.door_account import Loss, lost_in, lost_out
 from wicketgate.health.door_sockets import bound_socket, tcp_probe
 from wicketgate.health.door_support import Support, support
-from wicketgate.health.door_trial import Trial, lost, send_both_ways
+from wicketgate.health.door_trial import Trial, judged, lost, send_both_ways, strayed
 from wicketgate.health.door_types import DoorUnavailable, NoRouteToStrangers, Outcome, OutTarget, TcpAnswer
 from wicketgate.kernel import nft
 from wicketgate.kernel.netlink import Netlink
@@ -103,7 +105,7 @@ class Door:
         self._rule: Rule | None = None
         self._listing = ""
         self._counted: dict[Family, Mapping[str, int]] = {}
-        self._told: dict[Family, Mapping[str, int]] = {}
+        self._turn = asyncio.Lock()  # nobody looks at the table, or removes it, while it is counting
         self._opened = False
         self._next = random.randrange(len(_OUT_PORTS))  # noqa: S311 - only to differ from the last run's ports
 
@@ -159,7 +161,6 @@ class Door:
             self._opened = True
             for family in self.families:
                 await self._try(family)
-                self._told[family] = self._counted[family]
             self._listing = await self._list()
         except BaseException as error:
             self._opened = False
@@ -170,9 +171,10 @@ class Door:
 
     async def close(self) -> None:
         """Remove exactly what `open` put there."""
-        if self._opened:
-            self._opened = False
-            await self._undo()
+        async with self._turn:
+            if self._opened:
+                self._opened = False
+                await self._undo()
 
     async def verify(self) -> bool:
         """Whether all of it is still in place and lets the agent's own half through; to be asked when a probe failed.
@@ -180,6 +182,10 @@ class Door:
         Raises:
             StateError: it cannot be read.
         """
+        async with self._turn:
+            return await self._verify()
+
+    async def _verify(self) -> bool:
         self._must_be_open()
         if _index(self.uplink) != self._index:
             return False
@@ -194,12 +200,18 @@ class Door:
         if self._rule is not None and self._rule not in await self._netlink.rules(4):
             return False
         for family in self.families:
-            before, after = self._counted[family], await self.counters(family)
+            before, after = self._counted.get(family, {}), await self._seen(family)
             self._counted[family] = after
-            if lost(before, after, "agent_sent", "agent_left") or lost(before, after, "reply_back", "answered"):
+            if lost(before, after, "agent_sent", "agent_left"):
                 return False
-            if _strayed(before, after) and await self._thief(family):
+            if strayed(before, after) and await self._thief(family):
                 return False
+            # Answers came back as far as the door: does a firewall keep them from the agent since then?
+            if after["reply_back"] > before.get("reply_back", 0) and not await self._passes(family):
+                trial = await self._trial(family)
+                self._counted[family] = await self._seen(family)
+                if trial.dropped or trial.kept_in:
+                    return False
         return True
 
     async def repair(self) -> None:
@@ -240,7 +252,7 @@ class Door:
         return OutTarget(target, _OUT_PORTS[self._next], _OUT_PORTS[self._next])
 
     async def counters(self, family: Family) -> Mapping[str, int]:
-        """Packets counted at every stage since the table was made: `door_rules.STAGES`.
+        """Packets counted since the table was made, by `door_rules.STAGES`; most stages count only during an account.
 
         Raises:
             StateError: they cannot be read.
@@ -250,25 +262,58 @@ class Door:
         entries = [each["counter"] for each in nft.parse_listing(listing) if "counter" in each]
         return {str(each["name"]): int(each["packets"]) for each in entries}
 
-    async def account(self, family: Family) -> Loss | None:
-        """What took the in probe's packets since the last account (or `open`); None where counters do not tell.
+    async def account(self, family: Family, again: Callable[[], Awaitable[object]]) -> Loss | None:
+        """What takes the in probe's packets; None where counters do not tell.
 
-        To be asked after a probe that failed: it reads the counters by running nft.
+        To be asked after a probe that failed: chains that count are put up, the probe is made again, and they are
+        removed. It runs nft four times. `close` and `verify` wait for it.
+
+        Args:
+            family: 4 or 6.
+            again: makes the probe that failed once more; how that ends does not matter.
 
         Raises:
-            StateError: the counters cannot be read.
+            StateError: the chains cannot be put up, or the counters not be read.
         """
-        before, after = await self._since(family)
+        before, after = await self._accounted(family, again)
         return lost_in(before, after, strict=family == 4 and self._strict())
 
-    async def account_out(self, family: Family) -> Loss | None:
+    async def account_out(self, family: Family, again: Callable[[], Awaitable[object]]) -> Loss | None:
         """The same for the out probe. Raises StateError."""
-        return lost_out(*await self._since(family))
+        return lost_out(*await self._accounted(family, again))
 
-    async def _since(self, family: Family) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        before, after = self._told.get(family, {}), await self.counters(family)
-        self._told[family] = after
-        return before, after
+    async def _accounted(
+        self, family: Family, again: Callable[[], Awaitable[object]]
+    ) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        async with self._turn:
+            self._must_be_open()
+            async with self._counting(family):
+                before = await self.counters(family)
+                await again()
+                return before, await self.counters(family)
+
+    @contextlib.asynccontextmanager
+    async def _counting(self, family: Family) -> AsyncIterator[None]:
+        where = (family, self.tag, self.uplink)
+        await nft.nft_apply(rules.count_script(*where, self._slot, self._pods[family]))
+        try:
+            yield
+        finally:
+            try:
+                await nft.nft_apply(rules.uncount_script(*where))
+            except StateError as error:
+                # Somebody has flushed or removed the table meanwhile, which `verify` sees.
+                _log.debug("the door's counting chains are gone already", uplink=self.uplink, error=str(error))
+
+    async def _seen(self, family: Family) -> Mapping[str, int]:
+        """What the table counts while it stands, and from tc's own count what was turned round to the pod."""
+        counted = await self.counters(family)  # first: what comes between the two is no loss then
+        pref = rules.priority(family, self._slot)
+        filters = await self._tc.filters(self._index)
+        ours = [each for each in filters if each.priority == pref and rules.is_cookie(each.cookie, self.tag)]
+        # In the order of `_redirects`.
+        inwards = min(ours, key=lambda each: each.handle, default=None)
+        return {**counted, "arrived": inwards.packets if inwards is not None else 0}
 
     @property
     def _table(self) -> str:
@@ -294,6 +339,7 @@ class Door:
             raise StateError(f"{self.uplink} has somebody's {present[0].kind} qdisc where clsact belongs")
         self._slot = await self._free_slot()
         self._tracked.clear()
+        self._counted.clear()
         await nft.nft_apply("".join(self._script(family) for family in self.families))
         self._made_clsact = not present or any(rules.cookie_made_clsact(each) for each in ours)
         await self._tc.add(self._index, self.uplink, self._redirects(), clsact=not present)
@@ -307,30 +353,31 @@ class Door:
         Raises:
             StateError: it does not, so a red would prove nothing.
         """
-        trial = await self._one_trial(family)
+        if await self._passes(family):
+            return
+        trial = await self._trial(family)
         if trial.dropped:
             self._tracked.add(family)
             await nft.nft_apply(self._script(family))
-            trial = await self._one_trial(family)
+            trial = await self._trial(family)
         if trial.kept_in:
             raise StateError("a firewall rule here keeps in what the agent itself sends")
         if trial.dropped:
             raise StateError("a firewall rule here drops the answers to the agent itself, even established ones")
-        if not trial.passed and _strayed({}, self._counted[family]):
+        if trial.strayed:
             thief = await self._thief(family)
             if thief:
                 raise StateError(f"another tc filter takes the packets first: {thief}")
+        self._counted[family] = await self._seen(family)
 
-    async def _one_trial(self, family: Family) -> Trial:
-        before = await self.counters(family)
-        passed = await send_both_ways(self.uplink, self.pod(family), self._trio(family))
-        after = self._counted[family] = await self.counters(family)
-        if passed:
-            return Trial(passed=True)
-        return Trial(
-            dropped=lost(before, after, "reply_back", "answered"),
-            kept_in=lost(before, after, "agent_sent", "agent_left"),
-        )
+    async def _passes(self, family: Family) -> bool:
+        return await send_both_ways(self.uplink, self.pod(family), self._trio(family))
+
+    async def _trial(self, family: Family) -> Trial:
+        async with self._counting(family):
+            before = await self.counters(family)
+            passed = await self._passes(family)
+            return judged(before, await self.counters(family), passed=passed)
 
     async def _thief(self, family: Family) -> str:
         """The first filter of somebody else that is asked before ours; empty where there is none."""
@@ -437,11 +484,6 @@ class Door:
 
 def _word(family: Family) -> str:
     return "ip" if family == 4 else "ip6"
-
-
-def _strayed(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
-    """Whether a packet left by the uplink and was not turned round."""
-    return lost(before, after, "agent_left", "arrived") or lost(before, after, "reply_left", "reply_back")
 
 
 def _index(ifname: str) -> int:

@@ -30,7 +30,8 @@ CT_ZONE = 0x5747  # of the agent's half, where it has to be tracked
 _COOKIE = b"wicketgate"
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@+=-]+")
 
-# Stages of the in probe in the order a packet passes them, each a counter: see `door_account`.
+# Stages of both probes in the order a packet passes them, each a counter: see `door_account`. The chains that stand
+# all the time count some of them anyway; the others need chains of their own, see `count_script`.
 STAGES = (
     "agent_sent",  # output: the agent's packet to M
     "agent_left",  # postrouting of the uplink: it is a stranger's now
@@ -126,7 +127,10 @@ def delete_script(tables: Sequence[tuple[str, str]]) -> str:
 def table_script(
     family: Family, tag: str, uplink: str, slot: int, pods: Sequence[IPAddress], *, tracked: bool = False
 ) -> str:
-    """The table of one family, replaced as a whole.
+    """The table of one family as it stands all the time, replaced as a whole: what a probe needs, and no more.
+
+    Each chain costs every packet of the pod some 70 ns and each rule that it meets some 30 (bench/forwarding.py), so
+    there is one at each hook that is needed, and its first rule lets go what is none of ours.
 
     Args:
         family: 4 or 6.
@@ -146,61 +150,105 @@ def table_script(
     follow = f"ct zone set {CT_ZONE + slot}" if tracked else "notrack"
     here, elsewhere = f'oifname "{uplink}"', f'oifname != "{uplink}"'
     came = f'iifname "{uplink}"'
-    # Everybody's packets pass here: those that are none of ours are let go by the first rule of a long chain. All rules
-    # behind it ask for one of the three addresses, and so may not see them (bench/forwarding.py).
-    ours = f"{_FIRST[family] + 4 * slot}/{30 if family == 4 else 126}"
+    # All rules behind these ask for one of the three addresses. Four bytes are compared at once, other lengths take the
+    # kernel's long way (nft_payload, nft_cmp_fast): with IPv6 the first comparison is of the documentation network.
+    ours = f"{_FIRST[4] + 4 * slot}/30" if family == 4 else "2001:db8::/32"
     not_to_us = f"{ip} daddr != {ours} accept"
-
-    def chain(hook: str, at: int, *rules: str) -> str:
-        which = "first" if at < 0 else "last"
-        body = "".join(f"\t\t{rule}\n" for rule in rules)
-        return f"\tchain {hook}-{which} {{\n\t\ttype filter hook {hook} priority {at}; policy accept;\n{body}\t}}\n"
-
-    def count(stage: str) -> str:
-        return f'counter name "{stage}"'
+    maybe = "" if family == 4 else f"{ip} daddr {ours} "
 
     parts = [
-        chain(
-            "output",
-            _EARLY,
-            f"{ip} daddr {m} {count('agent_sent')} {follow}",
-            f"{ip} daddr {s} {count('replied')}",
-        ),
-        chain("output", _LAST, f"{ip} daddr {s} {count('reply_sent')}"),
-        chain(
+        _chain("output-first", "output", _EARLY, f"{maybe}{ip} daddr {m} {_count('agent_sent')} {follow}"),
+        _chain(
+            "postrouting-last",
             "postrouting",
             _LAST,
             not_to_us,
-            f"{here} {ip} daddr {m} {count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
-            f"{here} {ip} daddr {s} {count('reply_left')} accept",
-            *([f'oifname "{tag}" {ip} daddr {s} {count("reply_tunnel")} drop'] if spellable(tag) else []),
-            f"{elsewhere} {ip} daddr {s} {count('reply_astray')} drop",
+            f"{here} {ip} daddr {m} {_count('agent_left')} {ip} saddr set {s} {ip} daddr set {pod} meta mark set 0 accept",
+            f"{here} {ip} daddr {s} {_count('reply_left')} accept",
+            *([f'oifname "{tag}" {ip} daddr {s} {_count("reply_tunnel")} drop'] if spellable(tag) else []),
+            f"{elsewhere} {ip} daddr {s} {_count('reply_astray')} drop",
             # ICMP errors for an answer that came too late; no socket of ours is bound elsewhere.
-            f"{elsewhere} {ip} daddr {m} {count('agent_left')} drop",
+            f"{elsewhere} {ip} daddr {m} {_count('agent_left')} drop",
             # Masquerade may have chosen another source port: the answer goes to that one, and comes from the port that
             # the client spoke to.
-            f"{here} {ip} saddr {mine} {ip} daddr {t} {count('out_left')} udp dport set udp sport"
+            f"{here} {ip} saddr {mine} {ip} daddr {t} {_count('out_left')} udp dport set udp sport"
             f" udp sport set ct original proto-dst {ip} daddr set {ip} saddr {ip} saddr set {t} meta mark set 0 accept",
-            f"{here} {ip} daddr {t} {count('out_untranslated')} drop",
-            f"{elsewhere} {ip} daddr {t} {count('out_astray')} drop",
+            f"{here} {ip} daddr {t} {_count('out_untranslated')} drop",
+            f"{elsewhere} {ip} daddr {t} {_count('out_astray')} drop",
         ),
-        chain(
+        _chain(
+            "prerouting-first",
             "prerouting",
             _ARRIVE,
-            f"{ip} saddr != {ours} {not_to_us}",
-            f"{came} {ip} saddr {s} {ip} daddr {pod} {count('arrived')}",
-            f"{came} {ip} saddr {t} {count('out_back')}",
-            f"{came} {ip} saddr {pod} {ip} daddr {s} {count('reply_back')} {follow} {ip} saddr set {m} {ip} daddr set {pod} accept",
+            not_to_us,
+            f"{came} {ip} saddr {pod} {ip} daddr {s} {_count('reply_back')} {follow} {ip} saddr set {m} {ip} daddr set {pod} accept",
             # Without this it would be forwarded, turned round and forwarded again until its hop limit is used up.
-            f"{came} {ip} daddr {s} {count('reply_foreign')} drop",
+            f"{came} {ip} daddr {s} {_count('reply_foreign')} drop",
         ),
-        chain("prerouting", _LAST, f"{came} {ip} saddr {s} {count('routed')}"),
-        chain("input", _EARLY, f"{came} {ip} saddr {s} {count('input')}"),
-        chain(
-            "input", _LAST, f"{came} {ip} saddr {s} {count('delivered')}", f"{came} {ip} saddr {m} {count('answered')}"
-        ),
-        chain("forward", _EARLY, f"{ip} daddr {t} {count('out_client')}"),
-        chain("forward", _LAST, f"{ip} saddr {t} {count('out_forwarded')}"),
     ]
     counters = "".join(f"\tcounter {stage} {{\n\t}}\n" for stage in STAGES)
     return delete_script([(ip, name)]) + f"table {ip} {name} {{\n{counters}{''.join(parts)}}}\n"
+
+
+_COUNTING = (
+    "count-arriving",
+    "count-routed",
+    "count-input",
+    "count-delivered",
+    "count-replies",
+    "count-sent",
+    "count-forward",
+    "count-forwarded",
+)
+
+
+def count_script(family: Family, tag: str, uplink: str, slot: int, pods: Sequence[IPAddress]) -> str:
+    """Chains that count at every other stage, added to the table for as long as somebody asks what took a probe.
+
+    What is in the table already goes on as it was. Args: as `table_script`.
+    """
+    three = trio(family, slot)
+    m, s, t = three.agent_peer, three.stranger, three.target
+    ip = "ip" if family == 4 else "ip6"
+    name = table_name(tag, uplink)
+    came = f'iifname "{uplink}"'
+    arriving, routed, entering, delivered, replies, sent, forward, forwarded = _COUNTING
+    parts = [
+        # Before the table's own chain at this hook, which lets some of them go.
+        _chain(
+            arriving,
+            "prerouting",
+            _ARRIVE - 1,
+            f"{came} {ip} saddr {s} {ip} daddr {pods[0]} {_count('arrived')}",
+            f"{came} {ip} saddr {t} {_count('out_back')}",
+        ),
+        _chain(routed, "prerouting", _LAST, f"{came} {ip} saddr {s} {_count('routed')}"),
+        _chain(entering, "input", _EARLY, f"{came} {ip} saddr {s} {_count('input')}"),
+        _chain(
+            delivered,
+            "input",
+            _LAST,
+            f"{came} {ip} saddr {s} {_count('delivered')}",
+            f"{came} {ip} saddr {m} {_count('answered')}",
+        ),
+        _chain(replies, "output", _EARLY, f"{ip} daddr {s} {_count('replied')}"),
+        _chain(sent, "output", _LAST, f"{ip} daddr {s} {_count('reply_sent')}"),
+        _chain(forward, "forward", _EARLY, f"{ip} daddr {t} {_count('out_client')}"),
+        _chain(forwarded, "forward", _LAST, f"{ip} saddr {t} {_count('out_forwarded')}"),
+    ]
+    return f"table {ip} {name} {{\n{''.join(parts)}}}\n"
+
+
+def uncount_script(family: Family, tag: str, uplink: str) -> str:
+    """Remove the chains of `count_script`; all or, where one is gone already, none."""
+    table = f"{'ip' if family == 4 else 'ip6'} {table_name(tag, uplink)}"
+    return "".join(f"flush chain {table} {each}\ndelete chain {table} {each}\n" for each in _COUNTING)
+
+
+def _chain(name: str, hook: str, at: int, *rules: str) -> str:
+    body = "".join(f"\t\t{rule}\n" for rule in rules)
+    return f"\tchain {name} {{\n\t\ttype filter hook {hook} priority {at}; policy accept;\n{body}\t}}\n"
+
+
+def _count(stage: str) -> str:
+    return f'counter name "{stage}"'

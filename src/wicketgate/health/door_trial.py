@@ -32,16 +32,34 @@ class Trial:
         passed: M's answer reached the agent.
         dropped: it came in again and was dropped on the way to the agent's socket.
         kept_in: what the agent sent was dropped before it reached the uplink.
+        strayed: a packet left by the uplink and was not turned round.
     """
 
     passed: bool = False
     dropped: bool = False
     kept_in: bool = False
+    strayed: bool = False
 
 
 def lost(before: Mapping[str, int], after: Mapping[str, int], entered: str, left: str) -> bool:
     """Whether a packet that passed one stage since then has not passed the other."""
     return after.get(entered, 0) - before.get(entered, 0) > after.get(left, 0) - before.get(left, 0)
+
+
+def strayed(before: Mapping[str, int], after: Mapping[str, int]) -> bool:
+    """Whether since then a packet left by the uplink and was not turned round."""
+    return lost(before, after, "agent_left", "arrived") or lost(before, after, "reply_left", "reply_back")
+
+
+def judged(before: Mapping[str, int], after: Mapping[str, int], *, passed: bool) -> Trial:
+    """What the counters of a trial say."""
+    if passed:
+        return Trial(passed=True)
+    return Trial(
+        dropped=lost(before, after, "reply_back", "answered"),
+        kept_in=lost(before, after, "agent_sent", "agent_left"),
+        strayed=strayed(before, after),
+    )
 
 
 async def send_both_ways(uplink: str, pod: IPAddress, three: Trio) -> bool:

@@ -24,7 +24,7 @@ from wicketgate.errors import StateError
 from wicketgate.health.board import Board
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, Evidence, State
-from wicketgate.health.door import Door, NoRouteToStrangers, Outcome
+from wicketgate.health.door import Door, Loss, NoRouteToStrangers, Outcome
 from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.explain import Explainer
 from wicketgate.health.metrics import Step as RoundTrip
@@ -43,6 +43,10 @@ _SHORTEST_TIMEOUT = 0.25  # seconds; a CPU limit can pause a pod for 100 ms at a
 _LONGEST_TIMEOUT = 1.0
 _LOADED_TIMEOUT = 1.5  # seconds; more than the client's pause after a cookie (wireguard/client.py)
 _ECHO_PAYLOAD = 16  # bytes
+_ACCOUNT_TIMEOUT = 0.1  # seconds for a probe that is made for the door's counters: no answer is expected
+# Seconds that an account of the same red checks is good for, one that told nothing less: asking has its price for
+# everybody's packets (door_rules). A guess.
+_TOLD, _UNTOLD = 10.0, 2.5
 _UNSTEADY = 3  # tries to find the doors at rest; then the last results count, whatever they are
 
 _HANDSHAKE_CAUSE = {
@@ -91,6 +95,8 @@ class Prober:
         self._slip = ""
         self._silent: set[str] = set()  # checks that failed in the last round
         self._quiet = False  # a handshake of this round was met with silence
+        self._by_door: dict[Family, list[CheckResult]] = {}  # of this round
+        self._told: dict[Family, tuple[frozenset[str], float, Loss | None]] = {}  # accounts: of which checks, when
 
     async def round(self) -> bool:
         """Probe and publish. Whatever goes wrong in it is a red round, never the end of the agent.
@@ -119,6 +125,7 @@ class Prober:
             mended = await self._doors.verify() or mended
             if mended:
                 target, results, evidence = await self._steady_results()
+        results = await self._explained(target, results)
         self._silent = {r.name for r in results if r.state is State.FAIL}
         results = self._stamped(target, results)
         self._board.publish(results, target.level, evidence, backend=target.backend, scope=self._scope(target))
@@ -162,6 +169,7 @@ class Prober:
 
     async def _results(self, target: ProbeTarget) -> tuple[list[CheckResult], Evidence]:
         self._quiet = False
+        self._by_door.clear()
         results = list(target.given)
         families = self._doors.families()
         if not families:
@@ -181,7 +189,8 @@ class Prober:
         for family in families:
             door = self._doors.door(family)
             if door is not None:
-                results += await self._through_door(target, family, door)
+                self._by_door[family] = await self._through_door(target, family, door)
+                results += self._by_door[family]
             elif self._doors.demanded:
                 why = self._doors.reason(family)
                 results.append(
@@ -203,7 +212,7 @@ class Prober:
             sock = door.udp_socket(family, target.listen_port)
         except NoRouteToStrangers as error:
             # A client's answer would meet the same missing route: this is a finding, not a failure of the probe.
-            return await self._explained([self._fail(name, Cause.REPLY_UNROUTABLE, str(error))], target, family, door)
+            return [self._fail(name, Cause.REPLY_UNROUTABLE, str(error))]
         except StateError as error:
             return [self._unknown(name, str(error))]
         with sock:
@@ -216,7 +225,7 @@ class Prober:
             if proved and self._outside_due:
                 results.append(await self._outside(target))
         results.append(await self._balancer(family, door))
-        return await self._explained(results, target, family, door)
+        return results
 
     async def _over_loopback(self, target: ProbeTarget, family: Family) -> list[CheckResult]:
         address = self._doors.address(family)
@@ -363,32 +372,72 @@ class Prober:
             results.append(await self._explainer.balancer(family, uplink, address, self._board.now()))
         return results
 
-    async def _explained(
-        self, results: list[CheckResult], target: ProbeTarget, family: Family, door: Door
-    ) -> list[CheckResult]:
+    # -- why it is red
+
+    async def _explained(self, target: ProbeTarget, results: list[CheckResult]) -> list[CheckResult]:
         """A red door says that it is closed; the kernel's own answers and the door's counters often say why."""
-        red = [r for r in results if r.state is State.FAIL]
-        if not red:
-            return results
-        cause, words = None, ""
-        with contextlib.suppress(StateError):
-            where = self._doors.uplink(family), self._doors.address(family)
-            why = await self._explainer.why(target, family, *where, self._board.now())
-            if why is not None:
-                cause, words = why.cause, why.evidence
-            else:
-                # One account a round: each starts where the last one ended.
-                out = any(r.name.startswith("egress") for r in red)
-                loss = await (door.account_out(family) if out else door.account(family))
-                if loss is not None:
-                    cause, words = loss.cause, loss.words
+        for family, own in self._by_door.items():
+            red = [r for r in own if r.state is State.FAIL]
+            door = self._doors.door(family)
+            if not red or door is None:
+                self._told.pop(family, None)
+                continue
+            with contextlib.suppress(StateError):
+                where = self._doors.uplink(family), self._doors.address(family)
+                why = await self._explainer.why(target, family, *where, self._board.now())
+                if why is not None:
+                    cause, words = why.cause, why.evidence
+                else:
+                    # The way out is asked about where it is red: what passed the tunnel came in.
+                    out = any(r.name.startswith("egress") for r in red)
                     red = [r for r in red if r.name.startswith("egress") is out]
-        if cause is None:
-            return results
-        return [
-            self._fail(r.name, cause, f"{r.evidence}; {words}") if any(r is each for each in red) else r
-            for r in results
-        ]
+                    loss = await self._account(target, family, door, red, out=out)
+                    cause, words = (loss.cause, loss.words) if loss is not None else (None, "")
+                if cause is not None:
+                    better = {id(r): self._fail(r.name, cause, f"{r.evidence}; {words}") for r in red}
+                    results = [better.get(id(r), r) for r in results]
+        return results
+
+    async def _account(
+        self, target: ProbeTarget, family: Family, door: Door, red: Sequence[CheckResult], *, out: bool
+    ) -> Loss | None:
+        names, now = frozenset(r.name for r in red), self._clock.monotonic()
+        if names == {"outside"}:
+            return None  # beyond the door
+        of, at, loss = self._told.get(family, (frozenset(), now, None))
+        if of == names and now - at < (_UNTOLD if loss is None else _TOLD):
+            return loss
+
+        async def again() -> None:
+            await self._again(target, family, door, names)
+
+        loss = await (door.account_out(family, again) if out else door.account(family, again))
+        self._told[family] = names, now, loss
+        return loss
+
+    async def _again(self, target: ProbeTarget, family: Family, door: Door, names: frozenset[str]) -> None:
+        """What failed is tried once more, for the door to count; nobody waits long for an answer."""
+        silent = f"handshake-ipv{family}" in names
+        if silent or any(name.startswith(("tunnel", "egress")) for name in names):
+            client = self._client_for(target)
+            with contextlib.suppress(ProbeFailure, StateError), door.udp_socket(family, target.listen_port) as sock:
+                client.attach(sock)
+                await self._space()
+                try:
+                    await client.handshake(_ACCOUNT_TIMEOUT if silent else self._timeout)
+                finally:
+                    self._last_handshake = self._clock.monotonic()
+                for path in target.egress_paths:
+                    if f"egress-ipv{path.family}" in names:
+                        out = door.out_target(path.family)
+                        flow = out.sport, out.address, out.dport, secrets.token_bytes(_ECHO_PAYLOAD)
+                        await client.udp_echo(path.probe, *flow, _ACCOUNT_TIMEOUT)
+                if f"tunnel-ipv{family}" in names:
+                    for path in target.paths:
+                        await client.ping(path.probe, path.gateway, _ACCOUNT_TIMEOUT)
+        if f"balancer-ipv{family}" in names and door.tcp_supported:
+            with contextlib.suppress(StateError):
+                await door.tcp_check(family, self._health_port, _ACCOUNT_TIMEOUT, http_path="/livez")
 
     # -- small things
 

@@ -183,7 +183,9 @@ def _verdict(status: TargetStatus) -> tuple[str, str]:
     """Red or green, and the load balancer's own words."""
     observed = GREEN if status.state is State.HEALTHY else RED
     reason = f" ({status.reason})" if status.reason else ""
-    words = status.description or "; ".join(one.description for one in status.last[:1]) or "no probe has ended yet"
+    # The first success is enough for a new target: another checker's newest probe may be an older failure.
+    probes = [one.description for one in status.last if one.passed is (observed == GREEN)]
+    words = status.description or next(iter(probes), "no probe has ended yet")
     return observed, f"target {status.address}: {status.state}{reason}: {words}"
 
 

@@ -86,20 +86,36 @@ class Table:
     # IPv4
 
     def _lookup4(self, question: Question, nodes: Iterable[list[Route]]) -> Answer | None:
-        tos = question.tos & LEGACY_TOS_MASK
+        missed: set[int] = set()
         for node in nodes:
-            for route in node:
-                if route.tos and route.tos != tos:
-                    continue
-                if (problem := _problem(route)) is not None:
-                    return problem
-                error = TYPE_ERRORS.get(route.type)
-                if error is not None:
-                    return Refused(error, route_line(route), route=route)
-                good = [hop for hop in route.nexthops if self._usable4(hop, question)]
-                if good:
-                    # A bound socket takes the first that fits; the hash is asked only without `oif` (fib_select_path).
-                    return Found(route, tuple(good[:1] if question.oif else good))
+            key = int(node[0].dst.network_address)
+            if key in missed:
+                continue
+            answer = self._in_node4(question, node)
+            if answer is not None:
+                return answer
+            if any(route.nh_id and route.tos in (0, question.tos & LEGACY_TOS_MASK) for route in node):
+                # A nexthop object without a usable way ends the search in its leaf (`goto miss`), and prefixes of
+                # one network address share a leaf, whatever their length.
+                missed.add(key)
+        return None
+
+    def _in_node4(self, question: Question, node: list[Route]) -> Answer | None:
+        tos = question.tos & LEGACY_TOS_MASK
+        for route in node:
+            if route.tos and route.tos != tos:
+                continue
+            if (problem := _problem(route)) is not None:
+                return problem
+            error = TYPE_ERRORS.get(route.type)
+            if error is not None:
+                return Refused(error, route_line(route), route=route)
+            good = [hop for hop in route.nexthops if self._usable4(hop, question)]
+            if good:
+                # A bound socket takes the first that fits; the hash is asked only without `oif` (fib_select_path).
+                return Found(route, tuple(good[:1] if question.oif else good))
+            if route.nh_id:
+                break
         return None
 
     def _usable4(self, hop: NextHop, question: Question) -> bool:
@@ -160,6 +176,8 @@ class Table:
             return Refused(error, route_line(route), route=route)
         if len(route.nexthops) <= 1:
             return Found(route, (hop,))
+        if route.nh_id:
+            return Found(route, route.nexthops)  # nexthop_path_fib6_result(): a group's hash minds no interface
         # fib6_select_path(): any sibling that the hash names, unless its score is negative.
         ways = [each for each in route.nexthops if self._score6(each, question, reachable=reachable) >= 0]
         return Found(route, tuple(ways) or (hop,))

@@ -248,11 +248,23 @@ class Routing:
         return Way("local" if stays else route.type, hops, source, route, answer.rule, answer.trail)
 
     def _source6(self, destination: IPAddress, route: Route, hops: tuple[NextHop, ...]) -> IPAddress | None:
+        if route.nh_id and self._shares_hops(route):
+            # The kernel caches a way per CPU with the nexthop object, and takes the source from the route that was
+            # cached: any of those that share the object (rt6_get_pcpu_route).
+            return None
         if route.prefsrc is not None:
             return route.prefsrc
         oif = hops[0].oif if hops else LOOPBACK
         temporary = [n for n in self.order if self.settings.number(f"net.ipv6.conf.{n}.use_tempaddr", 0) >= 2]
         return source_address.select6(self.snapshot.addresses, self.order, oif, destination, temporary)
+
+    def _shares_hops(self, route: Route) -> bool:
+        mine = {(hop.oif, hop.via) for hop in route.nexthops}
+        return any(
+            other.nh_id and other is not route and mine & {(hop.oif, hop.via) for hop in other.nexthops}
+            for other in self.snapshot.routes
+            if other.family == 6
+        )
 
     # Packets that come in
 

@@ -98,7 +98,9 @@ def _doubt(snapshot: Snapshot, socket: ListeningSocket, fit: bool | None) -> Uns
         return Unsure("whether the socket takes IPv4 too (IPV6_V6ONLY) was not told", spell_socket(socket))
     for unread in snapshot.unread:
         if unread.what.startswith("sockets: bound device"):
-            return Unsure(f"whether the socket is bound to a device could not be read: {unread.why}", spell_socket(socket))
+            return Unsure(
+                f"whether the socket is bound to a device could not be read: {unread.why}", spell_socket(socket)
+            )
     return None
 
 

@@ -49,7 +49,9 @@ def outer_length(inner: int, endpoint: IPAddress, mtu: int) -> int:
     return padded + _OVERHEAD + _UDP + (_IPV4 if isinstance(endpoint, IPv4Address) else _IPV6)
 
 
-def carrier_of(state: WireGuardState, endpoint: tuple[IPAddress, int], packet: Packet, *, uid: int | None, mtu: int) -> Packet:
+def carrier_of(
+    state: WireGuardState, endpoint: tuple[IPAddress, int], packet: Packet, *, uid: int | None, mtu: int
+) -> Packet:
     """The UDP packet that carries an encrypted one; its source is left to routing (unspecified)."""
     address, port = endpoint
     return Packet(

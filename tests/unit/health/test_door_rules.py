@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -65,9 +66,31 @@ def test_names_that_mean_something_else_to_nft_are_refused(name, fine):
     assert rules.spellable(name) is fine
 
 
-def test_every_stage_is_counted_once_declared():
-    """Each counter that a rule names is declared, and each declared one is used."""
-    text = rules.table_script(6, "wg0", "eth0", 0, [ip_address("fd00::1")])
-    assert all(f"counter {stage} {{" in text for stage in rules.STAGES)
-    assert all(f'counter name "{stage}"' in text for stage in rules.STAGES)
-    assert text.count("counter name") == len(rules.STAGES) + 1  # agent_left has two rules
+@pytest.mark.parametrize("family", [4, 6])
+def test_every_stage_is_counted_once_declared(family):
+    """Each counter that a rule names is declared, each declared one is used, and by one form of the table alone."""
+    where = (family, "wg0", "eth0", 0, [ip_address("10.0.0.1" if family == 4 else "fd00::1")])
+    standing, counting = rules.table_script(*where), rules.count_script(*where)
+    assert all(f"counter {stage} {{" in standing for stage in rules.STAGES)
+    named = re.findall(r'counter name "(\w+)"', standing + counting)
+    assert sorted(named) == sorted([*rules.STAGES, "agent_left"])  # agent_left has two rules
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_stands_all_the_time_is_three_chains(family):
+    """Output, postrouting and prerouting, and none on the forwarding path alone; a foreign packet meets one rule."""
+    text = rules.table_script(family, "wg0", "eth0", 0, [ip_address("10.0.0.1" if family == 4 else "fd00::1")])
+    assert sorted(re.findall(r"hook (\w+)", text)) == ["output", "postrouting", "prerouting"]
+    for chain in re.findall(r"chain [\w-]+ \{\n(.*?)\n\t\}", text, re.DOTALL):
+        _hook, *lines = chain.splitlines()
+        assert len(lines) == 1 or re.fullmatch(r"\s*ip6? daddr != \S+ accept", lines[0])
+
+
+def test_what_counts_can_be_removed_again():
+    """Each chain that `count_script` adds is one that `uncount_script` removes, and none of those that stand."""
+    where = (4, "wg0", "eth0")
+    added = re.findall(r"chain ([\w-]+) \{", rules.count_script(*where, 0, [ip_address("10.0.0.1")]))
+    removed = re.findall(r"delete chain ip \S+ (\S+)", rules.uncount_script(*where))
+    standing = re.findall(r"chain ([\w-]+) \{", rules.table_script(*where, 0, [ip_address("10.0.0.1")]))
+    assert sorted(added) == sorted(removed)
+    assert not set(added) & set(standing)

@@ -73,6 +73,7 @@ class FakeDoor:
 
     def __init__(self) -> None:
         self.loss = self.loss_out = None
+        self.accounts = 0
         self.no_route = False
         self.outcome = Outcome.ANSWERED
 
@@ -87,10 +88,14 @@ class FakeDoor:
     def out_target(self, _family):
         return OutTarget(ip_address("192.0.2.3"), 50000, 50000)
 
-    async def account(self, _family):
+    async def account(self, _family, again):
+        self.accounts += 1
+        await again()
         return self.loss
 
-    async def account_out(self, _family):
+    async def account_out(self, _family, again):
+        self.accounts += 1
+        await again()
         return self.loss_out
 
 
@@ -360,6 +365,44 @@ async def test_the_way_out_has_an_account_of_its_own(stand):
     await at.round()
     assert at.checks["egress-ipv4"].cause is Cause.FORWARD_DROP
     assert at.checks["handshake-ipv4"].state is State.PASS
+
+
+async def test_an_account_is_asked_for_now_and_then(stand):
+    """The door counts for everybody when it is asked: once in ten seconds of the same red, at once for another one."""
+    at = stand(4)
+    door = at.doors.doors[4]
+    door.loss = Loss(Cause.INPUT_DROP, "a rule in INPUT drops it", 1)
+    Client.answers = [Step.SILENT] * 100
+    for _ in range(10):
+        await at.round()
+        assert at.checks["handshake-ipv4"].cause is Cause.INPUT_DROP
+    assert door.accounts == 1
+    await at.round()
+    assert door.accounts == 2
+    door.outcome = Outcome.SILENT
+    await at.round()
+    assert door.accounts == 3
+    Client.answers = []
+    door.outcome = Outcome.ANSWERED
+    await at.round()
+    assert at.verdict.ready
+    Client.answers = [Step.SILENT] * 100
+    await at.round()
+    assert door.accounts == 4
+
+
+async def test_an_account_repeats_what_failed(stand):
+    """The door counts a probe that is made for it: what the red was about, and no long wait for its answer."""
+    at = stand(4)
+    Client.answers = [Step.SILENT] * 10
+    await at.round()
+    assert len(Client.handshakes) == 3
+    assert Client.handshakes[-1] <= 0.1
+    Client.answers, Client.handshakes = [], []
+    at.doors.doors[4].outcome = Outcome.SILENT
+    await at.round()
+    assert at.doors.doors[4].accounts == 2
+    assert len(Client.handshakes) == 1, "only the port was silent"
 
 
 async def test_the_missing_default_route_is_a_finding(stand):

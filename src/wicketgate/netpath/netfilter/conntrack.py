@@ -93,6 +93,8 @@ def translate(run: Run, *, told: bool) -> None:
     # IPS_SRC_NAT and IPS_DST_NAT are set only where a binding changed something; replies need the other side's.
     if _side(sent, side) == _side(wanted, side):
         return
+    if run.hook == "output" and sent.destination != wanted.destination:
+        run.reroute = True  # nf_nat_ipv4_local_fn
     before = packet.ends
     if side == "source":
         after = replace(before, source=wanted.source, source_port=wanted.source_port)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby, permutations
 from typing import Literal
 
@@ -56,7 +56,7 @@ class _Entry:
     step: Step
     name: str
     nat: bool = False
-    writes: bool = False
+    writes: Callable[[], bool] = lambda: True
     table: tuple[str, str] = ("", "")
     age: tuple[int, int] = (0, 0)
 
@@ -155,14 +155,15 @@ class Ruleset:
         return None
 
     def _order(self, run: Run, group: tuple[_Entry, ...]) -> Sequence[_Entry]:
-        if len(group) == 1 or not any(entry.writes for entry in group):
+        if len(group) == 1 or not any(entry.writes() for entry in group):
             return group
         orders = [order for order in permutations(group[:_MOST_ORDERS]) if _possible(order)]
         if len(orders) == 1:
             return group
         names = ", ".join(entry.name for entry in group)
+        run.where = lambda: names
         doubt = Doubt(
-            f"{names} have one priority, and which of them was registered first is not in the listings",
+            "they have one priority, and which of them was registered first is not in the listings",
             f"order {run.hook} {names}",
         )
         return (*orders[run.choose(len(orders), doubt)], *group[_MOST_ORDERS:])
@@ -179,9 +180,9 @@ class Ruleset:
         entries = [entry for entry in self._entries(hook, family) if not entry.nat]
         nat = _grouped(self._nat_entries(hook, family))
         if hook in conntrack.SIDE and self._has_nat(family):
-            entries.append(_Entry(conntrack.NAT_PRIORITY[hook], lambda run: self._nat(run, nat), "nat", writes=True))
+            entries.append(_Entry(conntrack.NAT_PRIORITY[hook], lambda run: self._nat(run, nat), "nat"))
         if hook in ("prerouting", "output"):
-            entries.append(_Entry(conntrack.CONNTRACK_PRIORITY, _track, "connection tracking", writes=True))
+            entries.append(_Entry(conntrack.CONNTRACK_PRIORITY, _track, "connection tracking"))
         groups = _grouped(entries)
         return _HookChains(groups, nat, self._unread(family))
 
@@ -222,7 +223,7 @@ class Ruleset:
                 _ipt_step(table, name),
                 f"{table.tool} -t {table.table.name} {name}",
                 nat,
-                nat or table.order_matters(name),
+                _ipt_writes(table, name),
             )
         for evaluator in self._nft:
             if evaluator.table.family not in ("inet", "ip" if family == 4 else "ip6"):
@@ -234,7 +235,7 @@ class Ruleset:
                         _nft_step(evaluator, chain),
                         f"{evaluator.table.spelled()} chain {chain.name}",
                         chain.type == "nat",
-                        chain.type == "nat" or evaluator.order_matters(chain.name),
+                        _nft_writes(evaluator, chain),
                         (evaluator.table.family, evaluator.table.name),
                         (evaluator.table.handle, chain.handle),
                     )
@@ -279,11 +280,32 @@ def _track(run: Run) -> End | None:
 
 
 def _ipt_step(table: TableEvaluator, chain: str) -> Step:
-    return lambda run: table.run(chain, run)
+    plain: Step = lambda run: table.run(chain, run)  # noqa: E731
+    return _rerouting(plain) if (table.table.name, chain) == ("mangle", "OUTPUT") else plain
 
 
 def _nft_step(evaluator: NftEvaluator, chain: Chain) -> Step:
-    return lambda run: evaluator.run(chain, run)
+    plain: Step = lambda run: evaluator.run(chain, run)  # noqa: E731
+    return _rerouting(plain) if chain.type == "route" else plain
+
+
+def _rerouting(step: Step) -> Step:
+    def run_and_compare(run: Run) -> End | None:
+        before = run.packet
+        end = step(run)
+        run.route_again_if_changed(before)
+        return end
+
+    return run_and_compare
+
+
+def _ipt_writes(table: TableEvaluator, chain: str) -> Callable[[], bool]:
+    # Asked where another chain has the same priority; it reads every chain that can be reached.
+    return cache(lambda: table.table.name == "nat" or table.order_matters(chain))
+
+
+def _nft_writes(evaluator: NftEvaluator, chain: Chain) -> Callable[[], bool]:
+    return cache(lambda: chain.type == "nat" or evaluator.order_matters(chain.name))
 
 
 def _grouped(entries: list[_Entry]) -> tuple[tuple[_Entry, ...], ...]:

@@ -72,6 +72,7 @@ class Run:
         facts: what the namespace looks like.
         steps: what had an effect so far.
         where: the rule that is looked at, spelled when asked.
+        reroute: a chain of output asked for the way again (ip_route_me_harder).
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class Run:
         "oif",
         "packet",
         "protocol",
+        "reroute",
         "source",
         "sport",
         "stage",
@@ -115,6 +117,7 @@ class Run:
         self.steps: list[Step] = []
         self.forks: list[_Fork] = []
         self.jumps = 0
+        self.reroute = False
         self.where: Callable[[], str] = str
         self._plan = plan
         self._asked: dict[str, int] = {}
@@ -143,6 +146,16 @@ class Run:
         if self.connection.state is ConnState.UNTRACKED:
             return ConnState.UNTRACKED
         return self.connection.state if self.tracked else ConnState.INVALID
+
+    def route_again_if_changed(self, before: Packet) -> None:
+        """What a chain of type route, and iptables' mangle OUTPUT, do at their end.
+
+        nf_route_table_hook4, nf_route_table_hook6: mark, addresses, and TOS or hop limit.
+        """
+        now = self.packet
+        other = now.tos != before.tos if self.version == 4 else now.hop_limit != before.hop_limit
+        if other or (now.mark, now.source, now.destination) != (before.mark, before.source, before.destination):
+            self.reroute = True
 
     def jump(self) -> None:
         """Another chain is entered."""
@@ -235,7 +248,7 @@ def _result(run: Run, evaluate: Evaluate) -> HookResult:
         run.steps.append(UnknownStep(stage=run.stage, object=error.where, effect=error.reason))
         return HookResult(HookVerdict.UNKNOWN, run.packet, run.connection, tuple(run.steps), error.where, error.reason)
     if end is None:
-        return HookResult(HookVerdict.ACCEPT, run.packet, run.connection, tuple(run.steps))
+        return HookResult(HookVerdict.ACCEPT, run.packet, run.connection, tuple(run.steps), reroute=run.reroute)
     return HookResult(end.verdict, run.packet, run.connection, tuple(run.steps), end.object, end.reason)
 
 
@@ -243,7 +256,7 @@ def _same(one: HookResult, other: HookResult) -> bool:
     if one.verdict is not other.verdict:
         return False
     if one.verdict is HookVerdict.ACCEPT:
-        return one.packet == other.packet and one.connection == other.connection
+        return (one.packet, one.connection, one.reroute) == (other.packet, other.connection, other.reroute)
     return one.verdict is not HookVerdict.REJECT or one.reason == other.reason
 
 

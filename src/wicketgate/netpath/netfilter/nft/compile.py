@@ -177,6 +177,8 @@ class Compiler:
         return self._comparison(getter, kinds[0], op, right)
 
     def _comparison(self, getter: Callable[[Run], Key | Doubt | None], kind: Type, op: str, right: Expression) -> Test:
+        if kind is Type.OTHER:  # a field that no snapshot tells: its values need not be read
+            return _test(getter, lambda _value: False)
         if op in ("in", "!") and kind is not Type.NAME and not isinstance(right, (Prefix, Range)):
             mask = constant(right, kind, self.facts)
             return _test(getter, lambda value: bool(value & mask) == (op == "in"))  # type: ignore[operator]

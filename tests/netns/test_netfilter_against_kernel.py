@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model of netfilter against the kernel: the same packets, the same end, the same mark, the same translation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from netns.filter_judge import Judge, shrink
+from netns.filter_rules import Maker
+from netns.filter_stand import FilterStand
+from wicketgate.lab.host import Host
+
+# Bigger: WICKETGATE_FILTER_RULESETS=2000 WICKETGATE_FILTER_SEED=7 pytest tests/netns/test_netfilter_against_kernel.py
+RULESETS = int(os.environ.get("WICKETGATE_FILTER_RULESETS", "25"))
+SEED = int(os.environ.get("WICKETGATE_FILTER_SEED", "1"))
+FLOWS = 40
+
+
+@pytest.fixture(scope="module")
+def stand() -> Iterator[FilterStand]:
+    with Host.create("filter-pod") as pod, Host.create("filter-near") as near:
+        made = FilterStand(pod, near)
+        yield made
+        made.close()
+
+
+@pytest.mark.timeout(60 + RULESETS * 5)
+def test_random_rulesets(stand: FilterStand, capsys: pytest.CaptureFixture[str]) -> None:
+    """For random rules of nftables and both iptables, every packet, its reply and the next one end as the model says."""
+    judge = Judge(stand)
+    number = 0
+
+    @seed(SEED)
+    @settings(max_examples=RULESETS, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 2**64 - 1))
+    def compare(chosen: int) -> None:
+        nonlocal number
+        maker = Maker(Random(chosen))
+        rules = judge.settle(maker.rules())
+        flows = []
+        for _ in range(FLOWS):
+            number += 1
+            flows.append(maker.flow(number))
+        known = len(judge.tally.wrong)
+        if judge.judge(rules, flows):
+            raise AssertionError(
+                f"ruleset {chosen}\n{shrink(judge, rules, flows)}\n\nfirst:\n{judge.tally.wrong[known]}"
+            )
+
+    compare()
+    with capsys.disabled():
+        print(f"\nnetfilter against the kernel: {judge.tally.line()}")
+    assert judge.tally.cases > RULESETS * FLOWS
+    assert judge.tally.unknown.total() < 0.05 * judge.tally.cases, judge.tally.unknown.most_common(3)
