@@ -211,7 +211,10 @@ def _unread_tunnel(snapshot: Snapshot, trace: Trace) -> str:
 def _untranslated(snapshot: Snapshot, found: Diagnosis) -> Cause | None:
     """A tunnel client's packet that leaves by an uplink with the client's own private address."""
     flow, packet = found.concern.flow, found.forward.packet
-    if found.concern.kind is not Kind.EGRESS or is_tunnel(snapshot, found.forward.egress):
+    outside = found.concern.kind is Kind.EGRESS or flow.destination.is_global
+    if not outside or flow.iif is None or not is_tunnel(snapshot, flow.iif):
+        return None
+    if not found.forward.egress or is_tunnel(snapshot, found.forward.egress):
         return None
     if packet.source != flow.source or not packet.source.is_private:
         return None

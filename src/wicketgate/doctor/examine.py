@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wicketgate.doctor.advice import wrong_here
 from wicketgate.doctor.diagnose import Diagnosis
-from wicketgate.doctor.flows import Concern, Found, find
+from wicketgate.doctor.flows import Concern, Found, find, with_senders_endpoints
 from wicketgate.doctor.prove import Proved, Prover
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.snapshot import Snapshot
@@ -78,6 +78,7 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
         raise InputError(
             "no flow that matters was found: no TCP listener on an uplink and no WireGuard device; name one with --to ADDRESS:PORT/tcp"
         )
+    snapshot = with_senders_endpoints(snapshot, found.concerns)
     prover = Prover(snapshot, found.concerns, found.others)
     findings = tuple(
         Finding(each, prover.fixes(each), wrong_here(prover.walkers, snapshot, each)) if each.broken else Finding(each)

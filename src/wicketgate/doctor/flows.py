@@ -8,8 +8,8 @@ not know its node's address, so no kubelet can be played there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
@@ -24,6 +24,7 @@ from wicketgate.netpath.snapshot import (
     Snapshot,
     WireGuardState,
 )
+from wicketgate.netpath.wireguard import Cryptokey
 
 # Documentation addresses (RFC 5737, RFC 3849): nobody's route is more specific than the default for them.
 STRANGER: dict[Family, IPAddress] = {4: IPv4Address("203.0.113.9"), 6: IPv6Address("2001:db8:203::9")}
@@ -245,6 +246,27 @@ def client_address(snapshot: Snapshot, device: WireGuardState, family: Family) -
             if network.version == family and host and network.network_address not in own:
                 return network.network_address
     return None
+
+
+def with_senders_endpoints(snapshot: Snapshot, concerns: Iterable[Concern]) -> Snapshot:
+    """The snapshot as it is while these flows run: a peer whose packet came in has the endpoint it came from.
+
+    WireGuard learns it from each authenticated packet (wg_socket_set_peer_endpoint_from_skb).
+    """
+    family: Family = 4 if uplinks(snapshot, 4) else 6
+    senders = {(each.flow.iif, each.flow.source) for each in concerns}
+    devices = []
+    for device in snapshot.wireguard:
+        sources = [source for iif, source in senders if iif == device.ifname]
+        sending = {found[1].public_key for each in sources if (found := Cryptokey(device).peer_of(each)) is not None}
+        peers = tuple(
+            replace(peer, endpoint=(STRANGER[family], STRANGERS_PORT))
+            if peer.endpoint is None and peer.public_key in sending
+            else peer
+            for peer in device.peers
+        )
+        devices.append(replace(device, peers=peers))
+    return replace(snapshot, wireguard=tuple(devices))
 
 
 def connected(snapshot: Snapshot, ifname: str, address: IPAddress) -> IPNetwork | None:

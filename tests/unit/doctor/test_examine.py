@@ -166,6 +166,21 @@ def test_missing_translation_is_named():
     assert finding.fixes[0].fix.id == "masquerade"
 
 
+def test_a_client_that_never_came_is_played_as_one_that_does():
+    """A peer without an endpoint has one as soon as its packet comes in; it is no fault of the place."""
+    pod = settled(with_peers(HEALTHY, replace(CLIENT, endpoint=None)), wg0_forwarding=1, eth0_forwarding=1)
+    assert of(pod, Kind.EGRESS).diagnosis.cause.code == "masquerade-missing"
+
+
+def test_missing_translation_is_named_for_a_flow_that_was_asked_for():
+    """The same client to a public address, named by the user."""
+    pod = settled(with_peers(HEALTHY, CLIENT), wg0_forwarding=1, eth0_forwarding=1)
+    flow = Flow(ip_address("10.8.0.2"), ip_address("1.1.1.1"), "icmp", iif="wg0")
+    (finding,) = examine(pod, [Concern(Kind.ASKED, flow)]).findings
+    assert finding.diagnosis.cause.code == "masquerade-missing"
+    assert finding.fixes
+
+
 def test_a_client_that_is_sent_back_into_the_tunnel():
     """A peer that claims everything captures what clients send outside; a rule for the tunnel's own packets helps."""
     pod = settled(wg_quicked(HEALTHY, CLIENT, replace(GREEDY, endpoint=None)), wg0_forwarding=1, eth0_forwarding=1)
