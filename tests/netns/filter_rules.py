@@ -132,7 +132,12 @@ class Maker:
             words.append("counter")
         if kind == "nat":
             return " ".join([*words, self.nft_nat(hook, words, chains)])
-        return " ".join([*words, self.nft_effect(hook, chains, priority)])
+        effect = self.nft_effect(hook, chains, priority)
+        if (
+            "tcp reset" in effect
+        ):  # nft does not list nfproto before it: see test_nft_does_not_list_nfproto_before_a_reset
+            words = [word for word in words if "nfproto" not in word]
+        return " ".join([*words, effect])
 
     def nft_effect(self, hook: str, chains: tuple[str, ...], priority: int) -> str:
         effects = [
@@ -352,7 +357,7 @@ class Maker:
         return "\n".join(lines) + "\n"
 
     def rules(self) -> Rules:
-        kind = self.one(("nft",) * 5 + ("iptables", "legacy", "nft and iptables") * 2 + ("iptables and legacy",))
+        kind = self.one(("nft",) * 10 + ("iptables", "legacy", "nft and iptables") * 4 + ("iptables and legacy",))
         restore = []
         for tool, wanted in (("iptables-nft", "iptables" in kind), ("iptables-legacy", "legacy" in kind)):
             for family in (4, 6):

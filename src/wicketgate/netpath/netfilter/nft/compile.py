@@ -197,7 +197,9 @@ class Compiler:
                 head = wanted[:-1]
                 return _test(getter, lambda value: str(value).startswith(head) != (op == "!="))
             return _test(getter, lambda value: (value == wanted) != (op == "!="))
-        compare = _COMPARE["==" if op == "in" else op]
+        compare = _COMPARE.get("==" if op == "in" else op)
+        if compare is None:
+            raise NotKnownError(f"{op} with {wanted}")
         if op == "==":
             return _test(getter, lambda value: value == wanted)
         return _test(getter, lambda value: compare(value, wanted))  # type: ignore[arg-type]

@@ -254,9 +254,9 @@ def _goal(statement: Nat, compiler: Compiler) -> Callable[[Run, str], Goal | Non
                 mapped = _mapped(run, to, compiler)
                 return Goal((mapped, mapped), ports, random)
             low, high = interval(to, Type.ADDRESS, compiler.facts)
+            return Goal((_address(low, run), _address(high, run)), ports, random)
         except (NotKnownError, ValueError) as error:
             raise UnknowableError(where, str(error)) from error
-        return Goal((_address(low, run), _address(high, run)), ports, random)
 
     return goal
 

@@ -26,6 +26,7 @@ from wicketgate.netpath.netfilter.nft.spell import ChainKey, spell_rule
 from wicketgate.netpath.netfilter.nft.values import NotKnownError
 from wicketgate.netpath.netfilter.run import Doubt, End, Run, UnknowableError
 
+_DAMAGE = (NotKnownError, ValueError, TypeError, ArithmeticError)
 _PASSIVE = (MatchStatement, Effectless, Conditional)
 
 
@@ -100,7 +101,7 @@ class NftEvaluator:
                 for statement in rule.statements:
                     try:
                         compile_statement(statement, self._compiler, self.table.family)
-                    except (NotKnownError, ValueError) as error:
+                    except _DAMAGE as error:
                         yield Unknown(str(error), self.spelled(chain, position))
 
     def run(self, chain: Chain, run: Run) -> End | None:
@@ -140,7 +141,10 @@ class NftEvaluator:
         where = rule.where
         run.where = lambda: where
         for effect in rule.effects:
-            outcome = effect(run, where)
+            try:
+                outcome = effect(run, where)
+            except _DAMAGE as error:  # a name where a number is due: nft prints no such listing
+                raise UnknowableError(where, f"the listing is damaged here: {error}") from error
             if outcome is None:
                 continue
             if outcome is False:
@@ -196,7 +200,7 @@ class NftEvaluator:
                 break
             try:
                 effect = compile_statement(statement, self._compiler, self.table.family)
-            except (NotKnownError, ValueError) as error:
+            except _DAMAGE as error:
                 effect = _doubting(str(error), passive=isinstance(statement, _PASSIVE))
             if effect is not None:
                 effects.append(effect)
