@@ -38,6 +38,7 @@ COMMANDS = (
     Command("up", "Run a WireGuard gateway from a wg-quick file."),
     Command("sidecar", "Stand beside any WireGuard container: pin its replies, tell the truth about it."),
     Command("probe", "Make a WireGuard handshake, and a ping through the tunnel, from outside."),
+    Command("doctor", "Say which rule breaks a flow here, and a fix that was tried before it is shown."),
     Command("lab", "The whole story on one machine: client, load balancer, nodes, pods."),
     Command("snapshot", "Print the network state of this machine or pod as JSON."),
 )

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole examination of one snapshot: flows, diagnoses, proved fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wicketgate.doctor.advice import wrong_here
+from wicketgate.doctor.diagnose import Diagnosis
+from wicketgate.doctor.flows import Concern, Found, find, with_senders_endpoints
+from wicketgate.doctor.prove import Proved, Prover
+from wicketgate.errors import InputError, StateError
+from wicketgate.netpath.snapshot import Snapshot
+
+# Without these no way can be computed at all; what lacks besides makes single flows unknown.
+_NEEDED = ("links", "addresses", "routes", "rules")
+
+GOOD, BROKEN, UNREADABLE = 0, 1, 3  # exit codes
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A flow with all that is known of it."""
+
+    diagnosis: Diagnosis
+    fixes: tuple[Proved, ...] = ()
+    wrong_advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was found.
+
+    Attributes:
+        findings: one for each flow.
+        notes: what could not be examined, in sentences.
+    """
+
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def works(self) -> bool:
+        """Every flow works, and there is one. Unknown does not work."""
+        return bool(self.findings) and all(each.diagnosis.works for each in self.findings)
+
+    @property
+    def broken(self) -> tuple[Finding, ...]:
+        """Those that certainly do not work."""
+        return tuple(each for each in self.findings if each.diagnosis.broken)
+
+    @property
+    def unknown(self) -> tuple[Finding, ...]:
+        """Those that the model cannot tell."""
+        return tuple(each for each in self.findings if not each.diagnosis.works and not each.diagnosis.broken)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all work; 1 one is broken; 3 none is known to be broken, and one cannot be told."""
+        return BROKEN if self.broken else GOOD if self.works else UNREADABLE
+
+
+def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
+    """Examine these flows, or without any those that matter here.
+
+    Raises:
+        StateError: what every verdict rests on was not read.
+        InputError: no flow was asked for and none was found, or a listing is damaged.
+    """
+    lacking = [f"{each.what}: {each.why}" for each in snapshot.unread if each.what in _NEEDED]
+    if lacking:
+        raise StateError(f"no way can be computed, because this could not be read: {'; '.join(lacking)}")
+    found = find(snapshot)
+    if asked:
+        found = Found(tuple(asked), tuple(each for each in (*found.concerns, *found.others) if each not in asked))
+    if not found.concerns:
+        raise InputError(
+            "no flow that matters was found: no TCP listener on an uplink and no WireGuard device; name one with --to ADDRESS:PORT/tcp"
+        )
+    snapshot = with_senders_endpoints(snapshot, found.concerns)
+    prover = Prover(snapshot, found.concerns, found.others)
+    findings = tuple(
+        Finding(each, prover.fixes(each), wrong_here(prover.walkers, snapshot, each)) if each.broken else Finding(each)
+        for each in prover.diagnoses
+    )
+    notes = list(found.notes)
+    if snapshot.changed_while_read:
+        notes.append("the state changed while it was read; run it again to be sure")
+    notes += [f"not read: {each.what}: {each.why}" for each in snapshot.unread]
+    return Examination(findings, tuple(notes))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The snapshot's netfilter as the walk asks for it, and the doctor's own small changes to its listings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, replace
+from typing import Any
+
+from wicketgate.netpath.filter import Filter
+from wicketgate.netpath.netfilter.ruleset import Ruleset
+from wicketgate.netpath.routing import Routing
+from wicketgate.netpath.snapshot import Snapshot
+from wicketgate.netpath.walk import Walker
+
+# Words of listings whose rules look into policy routing, or at settings: their verdict may change with a rule.
+_ASK_ROUTING = ("fib", "rpfilter", "socket")
+
+
+def filter_of(snapshot: Snapshot) -> Filter:
+    """The filter of a snapshot.
+
+    Raises:
+        InputError: a listing is damaged.
+    """
+    return Ruleset(snapshot, routing=Routing(snapshot))
+
+
+class Walkers:
+    """Walkers for a snapshot and for changed ones. A large listing is read and compiled once.
+
+    Args:
+        snapshot: as it is.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._filter = filter_of(snapshot)
+        listings = [text for text in astuple(snapshot.firewall) if text]
+        self._asks_routing = any(word in text for text in listings for word in _ASK_ROUTING)
+
+    def of(self, snapshot: Snapshot) -> Walker:
+        """A walker of a snapshot that differs from the first by a fix."""
+        return Walker(snapshot, self._filter if self._same_filter(snapshot) else filter_of(snapshot))
+
+    def _same_filter(self, snapshot: Snapshot) -> bool:
+        """The filter of the first snapshot would decide the same in this one."""
+        first = self._snapshot
+        if snapshot.firewall is not first.firewall or snapshot.unread is not first.unread:
+            return False
+        places = (
+            (snapshot.links, first.links),
+            (snapshot.addresses, first.addresses),
+            (snapshot.routes, first.routes),
+        )
+        if any(now is not before for now, before in places):
+            return False
+        return snapshot is first or not self._asks_routing
+
+
+def objects(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The objects of `nft -j list ruleset`; none when it was not read."""
+    text = snapshot.firewall.nft_json
+    if not text or not text.strip():
+        return []
+    found = json.loads(text).get("nftables", [])
+    return [each for each in found if isinstance(each, dict)]
+
+
+def with_objects(snapshot: Snapshot, changed: list[dict[str, Any]]) -> Snapshot:
+    """The snapshot with other nftables objects. The printed listing no longer fits them and is left out."""
+    text = json.dumps({"nftables": changed})
+    return replace(snapshot, firewall=replace(snapshot.firewall, nft_json=text, nft_text=None))
+
+
+def base_chain(snapshot: Snapshot, family: str, table: str, hook: str) -> str | None:
+    """The table's base chain at a hook that is of type filter."""
+    for each in objects(snapshot):
+        chain = each.get("chain")
+        if (
+            isinstance(chain, dict)
+            and (chain.get("family"), chain.get("table"), chain.get("hook")) == (family, table, hook)
+            and chain.get("type") == "filter"
+        ):
+            return str(chain["name"])
+    return None
+
+
+def insert_rule(snapshot: Snapshot, family: str, table: str, chain: str, expressions: list[Any]) -> Snapshot:
+    """`nft insert rule`: as the first rule of a chain."""
+    rule = {"rule": {"family": family, "table": table, "chain": chain, "handle": 999_999, "expr": expressions}}
+    found = objects(snapshot)
+    place = (family, table, chain)
+    for at, each in enumerate(found):
+        there = each.get("rule")
+        if isinstance(there, dict) and (there.get("family"), there.get("table"), there.get("chain")) == place:
+            return with_objects(snapshot, [*found[:at], rule, *found[at:]])
+    return with_objects(snapshot, [*found, rule])
+
+
+def insert_iptables(text: str, table: str, chain: str, rule: str) -> str | None:
+    """`iptables -t TABLE -I CHAIN RULE` in the text of iptables-save; None when the table is not in it."""
+    lines = text.splitlines()
+    within = False
+    for at, line in enumerate(lines):
+        if line.startswith("*"):
+            within = line == f"*{table}"
+        elif within and (line.removeprefix("[").split("] ")[-1].startswith("-A ") or line == "COMMIT"):
+            return "\n".join([*lines[:at], f"-A {chain} {rule}", *lines[at:]]) + "\n"
+    return None

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows, causes and proved fixes on made-up pods."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from types import MappingProxyType
+
+import pytest
+
+from doctor_pod import CAPTURE, CLIENT, EMPTY, GREEDY, HEALTHY, filtered, settled, wg_quicked, with_peers
+from wicketgate.doctor.examine import examine
+from wicketgate.doctor.flows import Concern, Kind, find
+from wicketgate.doctor.report import to_object, to_text
+from wicketgate.errors import InputError, StateError
+from wicketgate.netpath.flow import Flow
+from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Unread
+from wicketgate.netpath.verdict import Verdict
+
+VERDICTS = {str(each) for each in Verdict}
+
+
+def of(snapshot, kind):
+    """The first finding of a kind."""
+    return next(each for each in examine(snapshot).findings if each.diagnosis.concern.kind is kind)
+
+
+def drop(port):
+    match = {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": port}}
+    return [match, {"drop": None}]
+
+
+def test_a_healthy_pod_works():
+    """Balancer, kubelet and WireGuard client are examined, all work, and the exit code is 0."""
+    found = examine(HEALTHY)
+    assert found.works
+    assert found.exit_code == 0
+    assert [each.diagnosis.concern.kind for each in found.findings] == [Kind.BALANCER, Kind.KUBELET, Kind.CLIENT]
+
+
+def test_the_seeds_pod_is_diagnosed_and_the_source_rule_is_first():
+    """reply-into-tunnel quotes the rule; the source rule comes first and is harmless; only that flow is broken."""
+    found = examine(wg_quicked())
+    assert found.exit_code == 1
+    assert [each.diagnosis.concern.kind for each in found.broken] == [Kind.BALANCER]
+    (finding,) = found.broken
+    assert finding.diagnosis.cause.code == "reply-into-tunnel"
+    assert finding.diagnosis.cause.where == "32765: not from all fwmark 0xca6c lookup 51820 proto boot"
+    assert finding.diagnosis.cause.object == "policy rule"
+    assert [fix.fix.id for fix in finding.fixes] == ["source-rule", "sport-rule", "bind-listener-to-uplink"]
+    assert finding.fixes[0].fix.commands == ("ip -4 rule add from 10.0.0.2 lookup main pref 100",)
+    assert finding.fixes[0].fix.undo == ("ip -4 rule del from 10.0.0.2 lookup main pref 100",)
+    assert all(not fix.side_effects for fix in finding.fixes)
+
+
+@pytest.mark.parametrize("rp", [0, 1, 2])
+def test_strict_rp_filter_does_not_hide_the_rule(rp):
+    """The cause stays the rule; binding the listener is offered only where rp_filter is not strict."""
+    finding = of(settled(wg_quicked(), all_rp_filter=rp), Kind.BALANCER)
+    assert finding.diagnosis.cause.code == "reply-into-tunnel"
+    assert finding.diagnosis.cause.where.startswith("32765: ")
+    assert ("bind-listener-to-uplink" in [fix.fix.id for fix in finding.fixes]) == (rp != 1)
+    assert (finding.diagnosis.verdicts[0] is Verdict.DROPPED) == (rp == 1)
+
+
+def test_popular_advice_is_called_wrong():
+    """Accept rules do nothing, and deleting the suppress rule captures the pod's own subnet: both were computed."""
+    finding = of(wg_quicked(), Kind.BALANCER)
+    assert len(finding.wrong_advice) == 2
+    assert "INPUT" in finding.wrong_advice[0]
+    assert "10.0.0.0/24 is captured" in finding.wrong_advice[1]
+
+
+def test_without_the_suppress_rule_the_own_subnet_is_captured():
+    """Kubelet's probe then fails too, under its own code, and the source rule mends both."""
+    pod = wg_quicked()
+    pod = replace(pod, rules=tuple(rule for rule in pod.rules if rule.suppress_prefixlength is None))
+    finding = of(pod, Kind.KUBELET)
+    assert finding.diagnosis.cause.code == "local-subnet-captured"
+    assert finding.fixes[0].mends == 2
+
+
+def test_the_json_is_the_contract():
+    """Keys and verdicts as DESIGN has them, nothing more, for working, broken and unknown flows."""
+    for pod in (HEALTHY, wg_quicked(), replace(HEALTHY, firewall=Firewall())):
+        told = json.loads(json.dumps(to_object(examine(pod))))
+        assert set(told) == {"works", "flows"}
+        for flow in told["flows"]:
+            assert set(flow) == {"flow", "works", "forward", "reply", "cause", "path", "fixes"}
+            assert set(flow["flow"]) == {"from", "to", "proto", "iif"}
+            assert {flow["forward"], flow["reply"]} <= VERDICTS
+            assert flow["cause"] is None or set(flow["cause"]) == {"code", "object", "where", "explanation"}
+            assert all(set(step) == {"direction", "stage", "object", "effect"} for step in flow["path"])
+            for fix in flow["fixes"]:
+                assert set(fix) == {"id", "commands", "undo", "proved_by", "side_effects"}
+                assert fix["proved_by"] == ["model"]
+
+
+def test_what_was_not_read_is_unknown_and_not_healthy():
+    """Without the firewall's listing no flow is said to work or to be broken, and the exit code says so."""
+    found = examine(replace(HEALTHY, firewall=Firewall()))
+    assert not found.works
+    assert not found.broken
+    assert found.exit_code == 3
+    assert "nft -j list ruleset" in to_text(found)
+
+
+def test_without_routes_nothing_is_judged():
+    """What every verdict rests on and could not be read ends the examination."""
+    with pytest.raises(StateError, match="rules: refused"):
+        examine(replace(HEALTHY, unread=(Unread("rules", "refused"),)))
+
+
+def test_nothing_to_examine_is_said():
+    """No listener and no device: the user is asked to name a flow."""
+    with pytest.raises(InputError, match="--to"):
+        examine(replace(HEALTHY, sockets=(), wireguard=(), links=HEALTHY.links[:2]))
+
+
+def test_an_input_drop_is_named_and_an_accept_in_that_table_mends_it():
+    """The nft rule is quoted; the accept goes into the same table and chain."""
+    finding = of(filtered(HEALTHY, "input", drop(9000)), Kind.BALANCER)
+    assert finding.diagnosis.cause.code == "input-drop"
+    assert finding.diagnosis.cause.where.endswith("tcp dport 9000 drop")
+    assert finding.diagnosis.cause.object == "firewall rule"
+    assert [fix.fix.commands for fix in finding.fixes] == [
+        ('nft insert rule inet filter input iifname "eth0" tcp dport 9000 accept',)
+    ]
+
+
+def test_an_iptables_drop_is_mended_with_its_own_tool():
+    """Legacy iptables' rule is quoted and answered with iptables-legacy."""
+    listing = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n[0:0] -A INPUT -p tcp -m tcp --dport 9000 -j DROP\nCOMMIT\n"
+    pod = replace(HEALTHY, firewall=replace(EMPTY, iptables_legacy=listing))
+    finding = of(pod, Kind.BALANCER)
+    assert finding.diagnosis.cause.where == "-A INPUT -p tcp -m tcp --dport 9000 -j DROP"
+    assert finding.fixes[0].fix.commands == ("iptables-legacy -I INPUT 1 -i eth0 -p tcp -m tcp --dport 9000 -j ACCEPT",)
+
+
+def test_two_faults_need_two_fixes():
+    """A drop and a captured reply: the fix shown is both together, and its undo goes backwards."""
+    finding = of(filtered(wg_quicked(), "input", drop(9000)), Kind.BALANCER)
+    assert finding.fixes[0].fix.id == "accept-rule+source-rule"
+    assert len(finding.fixes[0].fix.commands) == 2
+    assert finding.fixes[0].fix.undo[0].startswith("ip -4 rule del")
+
+
+def test_forwarding_off_is_named_and_masquerade_is_part_of_the_fix():
+    """A server whose pod does not forward: forwarding and then translation are what mends it."""
+    finding = of(with_peers(HEALTHY, CLIENT), Kind.EGRESS)
+    assert finding.diagnosis.cause.code == "forwarding-off"
+    assert finding.diagnosis.cause.where == "net.ipv4.conf.wg0.forwarding = 0"
+    assert finding.fixes[0].fix.id == "forwarding+masquerade"
+    assert finding.fixes[0].fix.commands[:2] == (
+        "sysctl -w net.ipv4.conf.wg0.forwarding=1", "sysctl -w net.ipv4.conf.eth0.forwarding=1",
+    )  # fmt: skip
+
+
+def test_missing_translation_is_named():
+    """What leaves with a private tunnel address does not come back."""
+    pod = settled(with_peers(HEALTHY, CLIENT), wg0_forwarding=1, eth0_forwarding=1)
+    finding = of(pod, Kind.EGRESS)
+    assert finding.diagnosis.cause.code == "masquerade-missing"
+    assert finding.fixes[0].fix.id == "masquerade"
+
+
+def test_a_client_that_never_came_is_played_as_one_that_does():
+    """A peer without an endpoint has one as soon as its packet comes in; it is no fault of the place."""
+    pod = settled(with_peers(HEALTHY, replace(CLIENT, endpoint=None)), wg0_forwarding=1, eth0_forwarding=1)
+    assert of(pod, Kind.EGRESS).diagnosis.cause.code == "masquerade-missing"
+
+
+def test_missing_translation_is_named_for_a_flow_that_was_asked_for():
+    """The same client to a public address, named by the user."""
+    pod = settled(with_peers(HEALTHY, CLIENT), wg0_forwarding=1, eth0_forwarding=1)
+    flow = Flow(ip_address("10.8.0.2"), ip_address("1.1.1.1"), "icmp", iif="wg0")
+    (finding,) = examine(pod, [Concern(Kind.ASKED, flow)]).findings
+    assert finding.diagnosis.cause.code == "masquerade-missing"
+    assert finding.fixes
+
+
+def test_a_client_that_is_sent_back_into_the_tunnel():
+    """A peer that claims everything captures what clients send outside; a rule for the tunnel's own packets helps."""
+    pod = settled(wg_quicked(HEALTHY, CLIENT, replace(GREEDY, endpoint=None)), wg0_forwarding=1, eth0_forwarding=1)
+    finding = of(pod, Kind.EGRESS)
+    assert finding.diagnosis.cause.code == "server-peer-claims-default"
+    assert finding.diagnosis.cause.where.startswith("32765: ")
+    assert "ip -4 rule add from all iif wg0 lookup main pref 100" in finding.fixes[0].fix.commands
+
+
+def test_an_exit_peer_with_an_endpoint_is_no_fault():
+    """Clients that leave by another peer of the same tunnel are forwarded on purpose."""
+    pod = settled(wg_quicked(HEALTHY, CLIENT, GREEDY), wg0_forwarding=1, eth0_forwarding=1)
+    diagnosis = of(pod, Kind.EGRESS).diagnosis
+    assert diagnosis.cause is None or diagnosis.cause.code != "server-peer-claims-default"
+
+
+def test_a_fix_that_breaks_something_says_so_and_is_not_first():
+    """Where the first rules come at 1, nothing can be put before them; what is left is still harmless."""
+    pod = wg_quicked()
+    first = replace(CAPTURE, priority=1)
+    pod = replace(pod, rules=(pod.rules[0], first, *pod.rules[1:]))
+    finding = of(pod, Kind.BALANCER)
+    assert [fix.fix.id for fix in finding.fixes] == ["bind-listener-to-uplink"]
+
+
+def test_a_link_local_gateway_is_no_kubelet():
+    """With podIP/32 behind 169.254.1.1 the node's address is not known: no kubelet is invented, and it is said."""
+    routes = tuple(
+        replace(route, nexthops=(NextHop("eth0", ip_address("169.254.1.1")),)) if not route.dst.prefixlen else route
+        for route in HEALTHY.routes
+    )
+    addresses = (HEALTHY.addresses[0], Address("eth0", 2, ip_interface("10.0.0.2/32")), HEALTHY.addresses[2])
+    found = find(replace(HEALTHY, routes=routes, addresses=addresses))
+    assert Kind.KUBELET not in [each.kind for each in found.concerns]
+    assert any("169.254.1.1" in note for note in found.notes)
+
+
+def test_a_listener_on_loopback_alone_is_no_fault():
+    """It may be meant so: no flow is made of it, and it is said."""
+    private = ListeningSocket("tcp", 4, ip_address("127.0.0.1"), 9000, mark=0)
+    found = find(replace(HEALTHY, sockets=(private,)))
+    assert Kind.BALANCER not in [each.kind for each in found.concerns]
+    assert any("127.0.0.1" in note for note in found.notes)
+
+
+def test_a_tunnel_whose_peers_were_not_read_is_named_all_the_same():
+    """The link's kind is enough to say that the reply goes into a tunnel, whoever its peers are."""
+    pod = replace(wg_quicked(), wireguard=(), unread=(Unread("wireguard", "no right"),))
+    assert of(pod, Kind.BALANCER).diagnosis.cause.code == "reply-into-tunnel"
+
+
+def test_a_way_through_a_tunnel_that_was_not_read_is_never_called_working():
+    """A flow out by such a link is unknown, with the reason."""
+    pod = replace(HEALTHY, wireguard=(), unread=(Unread("wireguard", "no right"),))
+    flow = Flow(ip_address("10.8.0.1"), ip_address("10.8.0.2"), "tcp", 40000, 80, uid=0)
+    found = examine(pod, [Concern(Kind.ASKED, flow)])
+    assert not found.works
+    assert not found.broken
+    assert "no right" in found.unknown[0].diagnosis.unknown
+
+
+def test_other_listeners_are_only_guarded():
+    """With a health port here, a closed ssh port is no fault of this place, and the note names it."""
+    ssh = ListeningSocket("tcp", 4, ip_address("0.0.0.0"), 22, mark=0)
+    found = examine(filtered(replace(HEALTHY, sockets=(*HEALTHY.sockets, ssh)), "input", drop(22)))
+    assert found.works
+    assert any("22" in note for note in found.notes)
+
+
+def test_a_blackhole_is_named_and_its_removal_proved():
+    """A rule that refuses the reply."""
+    rule = Rule(4, 50, action="blackhole", dst=ip_network("203.0.113.0/24"), protocol=3)
+    pod = replace(HEALTHY, rules=(HEALTHY.rules[0], rule, *HEALTHY.rules[1:]))
+    finding = of(pod, Kind.BALANCER)
+    assert finding.diagnosis.cause.code == "blackhole-route"
+    assert finding.diagnosis.cause.where == "50: from all to 203.0.113.0/24 blackhole proto boot"
+    assert finding.fixes[0].fix.id == "remove-rule"
+
+
+def test_the_text_marks_the_guilty_rule_and_shows_commands():
+    """One line of verdict, the way with a mark, why, and what to paste."""
+    text = to_text(examine(wg_quicked()))
+    assert text.splitlines()[0] == "1 of 3 flows is broken: reply-into-tunnel."
+    marked = [line for line in text.splitlines() if "<-- this one" in line]
+    assert len(marked) == 1
+    assert "32765: not from all fwmark 0xca6c lookup 51820" in marked[0]
+    assert "    ip -4 rule add from 10.0.0.2 lookup main pref 100" in text.splitlines()
+
+
+def test_settings_that_were_not_told_are_unknown():
+    """A parameter that decides and is not in the snapshot makes the flow unknown, by its name."""
+    pod = replace(HEALTHY, sysctls=MappingProxyType({}))
+    found = examine(pod)
+    assert not found.broken
+    assert "rp_filter" in to_text(found)
