@@ -118,7 +118,7 @@ def command_lines(text: str) -> list[str]:
     lines += [line for line in prose(text).splitlines() if line.startswith("    wicket ")]
     found = []
     for line in lines:
-        for piece in re.split(r"&&|\|", line):
+        for piece in re.split(r"&&|\||;| > ", line):
             match = re.match(r"\s*(?:sudo )?(?:\.venv/bin/)?(wicket .*)", piece)
             if match:
                 # What follows two blanks or a # says in words what the command does.

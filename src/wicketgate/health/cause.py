@@ -45,6 +45,9 @@ class Cause(StrEnum):
     EGRESS_UNREACHABLE = "egress-unreachable"
     MTU_TOO_LARGE = "mtu-too-large"
     CONNTRACK_FULL = "conntrack-full"
+    TTL_EXCEEDED = "ttl-exceeded"
+    MARTIAN_DESTINATION = "martian-destination"
+    TUNNEL_LOOP = "tunnel-loop"
     AGENT_DRAINING = "agent-draining"
     AGENT_STARTING = "agent-starting"
     STATE_UNREADABLE = "state-unreadable"
@@ -88,6 +91,9 @@ SENTENCES = MappingProxyType(
         Cause.TUNNEL_SILENT: "The handshake works, but a packet through the tunnel gets no answer.",
         Cause.EGRESS_UNREACHABLE: "Tunnel clients do not reach the outside and back.",
         Cause.MTU_TOO_LARGE: "Packets are larger than the path carries once they are encrypted.",
+        Cause.TTL_EXCEEDED: "The packet has been forwarded too often; its TTL or hop limit is used up.",
+        Cause.MARTIAN_DESTINATION: "The packet's destination is one that no packet from outside may have.",
+        Cause.TUNNEL_LOOP: "The tunnel's own packets are routed into the tunnel again.",
         Cause.CONNTRACK_FULL: "The connection-tracking table is full, so new flows are dropped.",
         Cause.AGENT_DRAINING: "The agent is shutting down and asks the load balancer to send clients elsewhere.",
         Cause.AGENT_STARTING: "The agent has not yet seen every check pass once.",
