@@ -19,6 +19,7 @@ from wicketgate.gateway.agent import Phase
 from wicketgate.gateway.desired import Desired, desire
 from wicketgate.gateway.exit_peer import ExitWatch
 from wicketgate.gateway.forwarding import Forwarding
+from wicketgate.gateway.given import interface_check
 from wicketgate.gateway.hooks import run_hooks
 from wicketgate.gateway.keeper import Pins, ProbePeer, Tally, View, look_every, old_probes, our_rules
 from wicketgate.gateway.live import Live, read_live
@@ -27,8 +28,6 @@ from wicketgate.gateway.lock import other_agents
 from wicketgate.gateway.peers import peer_changes
 from wicketgate.gateway.saving import save_config
 from wicketgate.gateway.steps import kind_of, tunnel_steps
-from wicketgate.health.cause import Cause
-from wicketgate.health.check import CheckResult, State
 from wicketgate.health.target import ProbeTarget
 from wicketgate.kernel.changes import DeleteRule, SetLink
 from wicketgate.kernel.device_changes import ConfigureDevice, CreateDevice, ReplaceNftTable
@@ -427,7 +426,11 @@ class Gateway:
         if not self._up or self._desired is None or self._backend is None:
             raise StateError(f"{self.ifname} is not up yet")
         level = self._settings.effective_level
-        checks = self._given()
+        checks = (
+            [interface_check(self._live, self.ifname, self._desired.addresses, self._clock.monotonic())]
+            if self._live is not None
+            else []
+        )
         device = self._desired.device
         is_exit = self._settings.role is Role.EXIT
         if is_exit and level is Level.EGRESS:
@@ -449,27 +452,6 @@ class Gateway:
             given=tuple(checks),
             backend=self._backend.kind,
         )
-
-    def _given(self) -> list[CheckResult]:
-        """What events have told: the interface and its addresses."""
-        at = self._clock.monotonic()
-        live = self._live
-        link = live.link(self.ifname) if live is not None else None
-        if live is None:
-            return []
-        if link is None:
-            words = f"{self.ifname} is gone"
-            return [CheckResult("interface", State.FAIL, words, cause=Cause.INTERFACE_MISSING, at=at)]
-        if not link.up:
-            words = f"{self.ifname} is down"
-            return [CheckResult("interface", State.FAIL, words, cause=Cause.INTERFACE_DOWN, at=at)]
-        assert self._desired is not None
-        have = {a.interface for a in live.addresses if a.ifname == self.ifname}
-        missing = [str(i) for i in self._desired.addresses if i not in have]
-        if missing:
-            words = f"{self.ifname} lacks {', '.join(missing)}"
-            return [CheckResult("interface", State.FAIL, words, cause=Cause.ADDRESS_MISSING, at=at)]
-        return [CheckResult("interface", State.PASS, f"{self.ifname} is up and has its addresses", at=at)]
 
     # -- down
 

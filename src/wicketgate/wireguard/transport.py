@@ -20,7 +20,7 @@ class Session:
     """A keypair: one key to send, one to receive, a counter for each.
 
     Attributes:
-        local: our index; messages for this session carry it.
+        local: our index; messages to us carry it.
         remote: the other side's index.
         established: when the handshake ended, monotonic seconds; the owner of the session gives it a meaning.
         sent: messages sealed so far, the next counter.
@@ -55,7 +55,7 @@ class Session:
     def unseal(self, message: Transport) -> bytes | None:
         """The packet, with its padding (its own length field says where it ends).
 
-        None when it is not for this session, was changed, or came before.
+        None when it is another session's, was changed, or came before.
         """
         if message.receiver != self.local or message.counter >= REJECT_AFTER_MESSAGES:
             return None
