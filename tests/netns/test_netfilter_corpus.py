@@ -87,5 +87,5 @@ def test_twenty_thousand_rules_are_quick(new_host: Callable[..., Host]) -> None:
     again = model.hook("prerouting", packet, Connection.opened_by(packet))
     assert first == again
     assert first.packet.destination_port == 1024 + (30 << 8 | 7)
-    # A share of processor time, not a time: the second one took a hundredth of the first here, a half is the promise.
-    assert time.process_time() - middle < 0.5 * (middle - started)
+    # A share of processor time, not a time: the second one took a hundredth of the first here; a tenth is the promise.
+    assert time.process_time() - middle < max(0.1 * (middle - started), 0.005)
