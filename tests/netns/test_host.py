@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 
 from wicketgate.lab.host import wire
 
@@ -26,3 +28,15 @@ def test_two_hosts_reach_each_other_over_a_veth(new_host):
     a.close()
     assert sleeper.wait(timeout=5) == -9
     assert not os.path.exists(f"/proc/{a.pid}/ns/net")
+
+
+def test_a_process_that_has_not_entered_the_host_yet_ends_with_it(new_host, monkeypatch):
+    """Closing ends what was started a moment ago, too: on a busy machine it may still be on its way in."""
+    host = new_host()
+    entering = host.argv("sleep", "1000")
+    monkeypatch.setattr(host, "argv", lambda *_: ["sh", "-c", 'read go; exec "$@"', "sh", *entering])
+    started = host.popen("sleep", "1000", stdin=subprocess.PIPE)
+    assert started.pid not in host.pids()
+    host.close()
+    started.stdin.close()  # had it lived, it would go in now
+    assert started.wait(timeout=5) == -signal.SIGKILL

@@ -13,13 +13,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from wicketgate.doctor.examine import examine
-from wicketgate.doctor.flows import STRANGERS_PORT, Concern, Kind, arrives_by, stranger_to
 from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError
 from wicketgate.kernel.namespace import enter, uapi_dir_of
 from wicketgate.kernel.snapshot import take_snapshot
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.netpath.codec import from_json
+from wicketgate.netpath.concerns import STRANGERS_PORT, Concern, Kind, arrives_by, stranger_to
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.snapshot import IPAddress, Snapshot
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wicketgate.doctor.change import remove_rules
-from wicketgate.doctor.diagnose import Diagnosis, diagnose
 from wicketgate.doctor.firewall import Walkers
-from wicketgate.doctor.flows import global_addresses, neighbour_of
+from wicketgate.netpath.concerns import global_addresses, neighbour_of
+from wicketgate.netpath.diagnose import Diagnosis, diagnose
 from wicketgate.netpath.lookup import rule_line
 from wicketgate.netpath.snapshot import Family, Snapshot
 from wicketgate.netpath.verdict import Verdict

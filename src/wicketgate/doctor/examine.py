@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wicketgate.doctor.advice import wrong_here
-from wicketgate.doctor.diagnose import Diagnosis
-from wicketgate.doctor.flows import Concern, Found, find, with_senders_endpoints
 from wicketgate.doctor.prove import Proved, Prover
 from wicketgate.errors import InputError, StateError
+from wicketgate.netpath.concerns import Concern, Found, find, with_senders_endpoints
+from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.snapshot import Snapshot
 
 # Without these no way can be computed at all; what lacks besides makes single flows unknown.

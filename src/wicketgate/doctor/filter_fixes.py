@@ -9,7 +9,7 @@ from typing import Any
 
 from wicketgate.doctor import firewall
 from wicketgate.doctor.change import Fix
-from wicketgate.doctor.diagnose import Diagnosis
+from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.packet import TCP, UDP, Packet
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.step import FilterStep

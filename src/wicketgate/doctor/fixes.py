@@ -17,9 +17,9 @@ from wicketgate.doctor.change import (
     remove_rules,
     set_sysctls,
 )
-from wicketgate.doctor.diagnose import Diagnosis
 from wicketgate.doctor.filter_fixes import accept, masquerade
-from wicketgate.doctor.flows import defaults, is_tunnel
+from wicketgate.netpath.concerns import defaults, is_tunnel
+from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.lookup import route_line, rule_line
 from wicketgate.netpath.packet import TCP, UDP
 from wicketgate.netpath.snapshot import RT_TABLE_MAIN, Family, IPAddress, Rule, Snapshot

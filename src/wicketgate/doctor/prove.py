@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wicketgate.doctor.change import Fix
-from wicketgate.doctor.diagnose import Diagnosis, diagnose
 from wicketgate.doctor.firewall import Walkers
 from wicketgate.doctor.fixes import candidates
-from wicketgate.doctor.flows import Concern, own_traffic
+from wicketgate.netpath.concerns import Concern, own_traffic
+from wicketgate.netpath.diagnose import Diagnosis, diagnose
 from wicketgate.netpath.snapshot import Snapshot
 
 _DEEPEST = 3  # fixes that are needed together: forwarding, a rule, masquerade

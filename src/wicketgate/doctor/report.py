@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wicketgate.doctor.diagnose import Cause, Diagnosis
 from wicketgate.doctor.examine import Examination, Finding
-from wicketgate.doctor.flows import endpoint
 from wicketgate.doctor.prove import Proved
+from wicketgate.netpath.concerns import endpoint
+from wicketgate.netpath.diagnose import Cause, Diagnosis
 from wicketgate.netpath.step import CheckStep, Step
 
 _MOST_FIXES = 3  # shown in the text; the JSON has all

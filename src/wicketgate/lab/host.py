@@ -64,6 +64,7 @@ class Host:
         self.name = name
         self.pid = pid
         self._holder = holder
+        self._started: list[subprocess.Popen[Any]] = []
 
     @classmethod
     def create(cls, name: str, *, keep: bool = False) -> Self:
@@ -130,7 +131,9 @@ class Host:
 
     def popen(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
         """Start a command. Its pid is the command's own (nsenter execs), so signals reach it."""
-        return subprocess.Popen(self.argv(*command), **options)
+        process: subprocess.Popen[Any] = subprocess.Popen(self.argv(*command), **options)
+        self._started = [each for each in self._started if each.poll() is None] + [process]
+        return process
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function in a thread inside this network namespace. The mount namespace stays the caller's.
@@ -174,6 +177,11 @@ class Host:
 
     def close(self) -> None:
         """End every process of the host, then the host; interfaces go with the namespace."""
+        # One that was just started may not have entered the namespace yet, so that nobody would find it there.
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+        self._started = []
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

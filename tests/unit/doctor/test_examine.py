@@ -12,9 +12,9 @@ import pytest
 
 from doctor_pod import CAPTURE, CLIENT, EMPTY, GREEDY, HEALTHY, filtered, settled, wg_quicked, with_peers
 from wicketgate.doctor.examine import examine
-from wicketgate.doctor.flows import Concern, Kind, find
 from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError, StateError
+from wicketgate.netpath.concerns import Concern, Kind, find
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Unread
 from wicketgate.netpath.verdict import Verdict

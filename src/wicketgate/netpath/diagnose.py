@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trace -> cause: a code, the very object that is to blame as the user finds it, and why."""
+"""Trace -> cause, for the doctor and for health: a code, the very object that is to blame as the user finds it, and why."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from wicketgate.doctor.flows import Concern, Kind, connected, is_tunnel
+from wicketgate.netpath.concerns import Concern, Kind, connected, is_tunnel
 from wicketgate.netpath.round_trip import there_and_back
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.step import (
