@@ -27,7 +27,7 @@ from wicketgate.clock import SystemClock
 from wicketgate.health.board import Board
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.metrics import Metrics
-from wicketgate.health.server import HealthServer
+from wicketgate.health.server import HealthServer, spare_the_heap
 from wicketgate.health.uplinks import Uplink
 from wicketgate.logs import configure
 
@@ -47,6 +47,7 @@ async def serve_ours() -> None:
     metrics = Metrics(board)
     async with HealthServer(board, metrics, port=0, tcp_port=0, any_tcp_port=True) as server:
         await server.set_uplinks((Uplink("lo", (ip_address("127.0.0.1"),)),))
+        spare_the_heap()  # as the agent does
         print(server.listening()[0][1], flush=True)
         while True:  # as the prober does, once an interval
             checks = [
@@ -68,6 +69,7 @@ async def serve_bare() -> None:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
     await site.start()
+    spare_the_heap()  # the same favour
     print(runner.addresses[0][1], flush=True)
     await asyncio.Event().wait()
 

@@ -28,7 +28,7 @@ from wicketgate.gateway.uplinks import LiveUplink
 from wicketgate.health.board import Board
 from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.prober import Prober
-from wicketgate.health.server import HealthServer
+from wicketgate.health.server import HealthServer, spare_the_heap
 from wicketgate.health.target import Subject
 from wicketgate.health.uplinks import Uplink
 from wicketgate.kernel.events import EventStream, Resync
@@ -158,6 +158,7 @@ class Agent:
             try:
                 if await self._start():
                     phase = Phase.RUNNING
+                    spare_the_heap()
                     await self._live_on(events)
                     phase = Phase.STOPPING
             finally:

@@ -1,6 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
 """The door probe, checks and verdicts, and the ports on which they are told."""
-
-from wicketgate.kernel.lean import lean
-
-lean("aiohttp")  # before any room here imports a part of it

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packages without their front rooms: submodules are imported, a package's `__init__` only when somebody needs it.
 
-`import pyroute2` loads everything it has (NDB and its SQL schemas, IPDB, 802.11, 9P ...), `import aiohttp` its whole
-client. An agent that uses neither would start a third slower and carry 10 MB for nothing (bench/start_to_green.py,
-bench/idle_cost.py).
+`import pyroute2` loads everything it has (NDB and its SQL schemas, IPDB, 802.11, 9P ...). An agent that uses none of
+that would start slower and carry megabytes for nothing (bench/start_to_green.py, bench/idle_cost.py).
 """
 
 from __future__ import annotations

@@ -44,13 +44,15 @@ def test_help_imports_no_command():
         "import sys; from wicketgate.cli import app\n"
         "try: app.run(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'aiohttp', 'pyroute2', 'cryptography', 'pydantic', 'asyncio.tasks', 'wicketgate.cli.probe'}\n"
+        "heavy = {'httptools', 'pyroute2', 'cryptography', 'pydantic', 'asyncio.tasks', 'wicketgate.cli.probe'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert "probe" in done.stdout
     loaded = done.stderr.strip()
-    assert not any(name in loaded for name in ("aiohttp", "pyroute2", "cryptography", "pydantic", "cli.probe")), loaded
+    assert not any(name in loaded for name in ("httptools", "pyroute2", "cryptography", "pydantic", "cli.probe")), (
+        loaded
+    )
 
 
 def test_probe_help_is_whole():

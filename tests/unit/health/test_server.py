@@ -360,6 +360,52 @@ class TestBadClients:
             await until(lambda: rig.server.connections == 1, "it was not accepted")
             await until(lambda: rig.server.connections == 0, "the connection is still there")
 
+    async def test_a_wish_for_another_protocol_is_answered_as_the_request_it_also_is(self, rig: Rig):
+        """`Upgrade` is passed over, and what follows it is not read as a request."""
+        rig.green()
+        head = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        answer = await send(rig.port, b"GET /healthz HTTP/1.1\r\n" + head + b"GET /livez HTTP/1.1\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+    async def test_answers_that_pile_up_unread_end_the_connection(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
+        """A client that asks on without reading costs a bounded amount of memory."""
+        monkeypatch.setattr(http, "UNREAD_LIMIT", 10_000)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", rig.port))
+            await asyncio.get_running_loop().sock_sendall(sock, b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1500)
+            await until(lambda: rig.server.connections == 1, "it was not accepted")
+            await until(lambda: rig.server.connections == 0, "the connection is still there")
+
+    async def test_a_slip_of_ours_is_500_and_logged(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
+        """A handler that fails tells nothing of why to the stranger, and the next request is served."""
+        rig.green()
+        good = rig.server._http.handler
+
+        def fail(_request: http.Request) -> http.Answer:
+            raise RuntimeError("secret")
+
+        rig.server._http.handler = fail
+        with capture_logs() as lines:
+            answer = await send(rig.port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        assert b"secret" not in answer
+        assert [line["event"] for line in lines] == ["health request failed"]
+        rig.server._http.handler = good
+        assert (await ask(rig.port, "/healthz"))[0] == 200
+
+    async def test_old_clients_keep_their_connection_when_they_ask_to(self, rig: Rig):
+        """HTTP/1.0 with `Connection: keep-alive` is told so, and its next request is answered."""
+        rig.green()
+        request = b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+        async with asyncio.timeout(20), connect(rig.port) as (reader, writer):
+            for _ in range(2):
+                writer.write(request)
+                assert b"Connection: keep-alive\r\n" in await reader.readuntil(b"\r\n\r\n")
+                assert await reader.readexactly(3) == b"ok\n"
+
     async def test_a_body_is_neither_read_nor_waited_for(self, rig: Rig):
         """An upload is refused, and ends at a few kilobytes."""
         async with asyncio.timeout(20), connect(rig.port) as (reader, writer):

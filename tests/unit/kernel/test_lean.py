@@ -16,8 +16,8 @@ def python(code: str) -> str:
 
 
 def test_the_agent_does_not_load_what_it_does_not_use() -> None:
-    """`wicket up` starts without pyroute2's databases, aiohttp's client and a terminal's colours."""
-    unused = ("pyroute2.ndb.main", "pyroute2.ipdb", "aiohttp.client", "rich.traceback", "pygments", "sqlite3")
+    """`wicket up` starts without pyroute2's databases, an HTTP client and a terminal's colours."""
+    unused = ("pyroute2.ndb.main", "pyroute2.ipdb", "aiohttp", "rich.traceback", "pygments", "sqlite3")
     loaded = python(
         f"import sys, wicketgate.cli.up, wicketgate.cli.sidecar; print([m for m in {unused} if m in sys.modules])"
     )
