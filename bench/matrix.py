@@ -3,7 +3,8 @@
 
 A client in another subnet connects to pod:9000 while `wg-quick up` of a peer with AllowedIPs = 0.0.0.0/0 is in force,
 under each usual cure and each pair of rp_filter (rp) and src_valid_mark (svm), in both CNI shapes. `ok`: the connection
-was made and its echo came back. The listener is an ordinary user's process without any right.
+was made and its echo came back. The listener is an ordinary user's process without any right. Each cell is computed as
+well, from a snapshot of the pod taken beside the connection: the model must say what the kernel did.
 """
 
 from __future__ import annotations
@@ -17,10 +18,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from _bench import CannotMeasure, conditions, goal, poll, run
-from _pod import POD, SHAPES, Pod, Shape
+from _pod import CLIENT, POD, SHAPES, Pod, Shape
+from wicketgate.doctor.firewall import filter_of
+from wicketgate.kernel.snapshot import take_snapshot
+from wicketgate.netpath.concerns import STRANGERS_PORT, Concern, Kind
+from wicketgate.netpath.diagnose import diagnose
+from wicketgate.netpath.flow import Flow
+from wicketgate.netpath.walk import Walker
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
 LISTEN, BOUND = 9000, 9001  # an ordinary listener, and one bound to the uplink
@@ -144,6 +152,16 @@ def connects(pod: Pod, port: int) -> bool:
     return pod.client.call(lambda: once() or once())
 
 
+def computed(pod: Pod, port: int) -> str:
+    """What the model says of the same connection: `works`, `broken: CODE`, or `unknown: WHY`."""
+    snapshot = pod.pod.acall(take_snapshot)
+    flow = Flow(ip_address(CLIENT), ip_address(POD), "tcp", STRANGERS_PORT, port, iif="eth0")
+    found = diagnose(Walker(snapshot, filter_of(snapshot)), Concern(Kind.BALANCER, flow))
+    if found.works:
+        return "works"
+    return f"broken: {found.cause.code}" if found.cause is not None else f"unknown: {found.unknown}"
+
+
 def set_filters(pod: Pod, rp: int, svm: int) -> None:
     """rp_filter and src_valid_mark of the uplink; the kernel takes the larger of `all` and the interface."""
 
@@ -158,9 +176,22 @@ def set_filters(pod: Pod, rp: int, svm: int) -> None:
 _over = threading.Event()  # Ctrl-C reaches the main thread only
 
 
-def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[bool]]:
-    """What every fix does in one shape, a value for each of SETTINGS."""
-    found: dict[str, list[bool]] = {}
+@dataclass(frozen=True)
+class Cell:
+    """One connection: what the kernel did, and what the model says of it."""
+
+    kernel: bool
+    model: str
+
+    @property
+    def agrees(self) -> bool:
+        """The model says what the kernel did; unknown does not agree."""
+        return self.model == "works" if self.kernel else self.model.startswith("broken: ")
+
+
+def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[Cell]]:
+    """What every fix does in one shape, a cell for each of SETTINGS."""
+    found: dict[str, list[Cell]] = {}
     with seed(shape) as pod:
         for fix in fixes:
             for command in fix.commands:
@@ -170,14 +201,14 @@ def column(shape: Shape, fixes: tuple[Fix, ...] = FIXES) -> dict[str, list[bool]
                 if _over.is_set():
                     raise CannotMeasure("interrupted")
                 set_filters(pod, rp, svm)
-                found[fix.name].append(connects(pod, fix.port))
+                found[fix.name].append(Cell(connects(pod, fix.port), computed(pod, fix.port)))
             for command in fix.undo:
                 pod.pod.run(*command.split())
     return found
 
 
-def rerun(fixes: tuple[Fix, ...] = FIXES) -> list[str]:
-    """The table as lines of markdown; a cell in which the shapes differ names both."""
+def rerun(fixes: tuple[Fix, ...] = FIXES) -> tuple[list[str], list[str]]:
+    """The table as lines of markdown, where a cell in which the shapes differ names both; and where the model is wrong."""
     with ThreadPoolExecutor(len(SHAPES)) as pool:
         try:
             by_shape = list(pool.map(lambda shape: column(shape, fixes), SHAPES))
@@ -192,13 +223,20 @@ def rerun(fixes: tuple[Fix, ...] = FIXES) -> list[str]:
     for fix in fixes:
         cells = []
         for number in range(len(SETTINGS)):
-            answers = [each[fix.name][number] for each in by_shape]
+            answers = [each[fix.name][number].kernel for each in by_shape]
             same = len(set(answers)) == 1
             cells.append(
                 word(answers[0]) if same else ", ".join(f"{s} {word(a)}" for s, a in zip(SHAPES, answers, strict=True))
             )
         lines.append(f"| {fix.name} | " + " | ".join(cells) + " |")
-    return lines
+    wrong = [
+        f"{shape}, {name}, rp{rp} svm{svm}: the kernel {'answers' if cell.kernel else 'does not answer'}, the model says {cell.model}"
+        for shape, columns in zip(SHAPES, by_shape, strict=True)
+        for name, cells_of in columns.items()
+        for (rp, svm), cell in zip(SETTINGS, cells_of, strict=True)
+        if not cell.agrees
+    ]
+    return lines, wrong
 
 
 def committed(text: str) -> list[str]:
@@ -208,14 +246,17 @@ def committed(text: str) -> list[str]:
 
 def measure(quick: bool) -> None:
     fixes = tuple(f for f in FIXES if f.commands[:1] != () or f.port == BOUND)[-3:] if quick else FIXES
-    lines = rerun(fixes)
+    lines, wrong = rerun(fixes)
     print(f"client in another subnet -> pod:{LISTEN} under wg-quick's rules, bridge and vpc alike; {conditions()}\n")
     print("\n".join(lines) + "\n")
     page = committed(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else []
     different = [line for line in lines if line not in page]
     for line in different:
         print(f"differs from docs/matrix.md: {line}")
+    for line in wrong:
+        print(f"the model is wrong: {line}")
     goal("this kernel does what docs/matrix.md says", not different)
+    goal("the model says of every cell what the kernel does", not wrong)
 
 
 if __name__ == "__main__":
