@@ -39,6 +39,7 @@ COMMANDS = (
     Command("sidecar", "Stand beside any WireGuard container: pin its replies, tell the truth about it."),
     Command("probe", "Make a WireGuard handshake, and a ping through the tunnel, from outside."),
     Command("doctor", "Say which rule breaks a flow here, and a fix that was tried before it is shown."),
+    Command("trace", "Walk one packet's way, and its answer's, step by step."),
     Command("lab", "The whole story on one machine: client, load balancer, nodes, pods."),
     Command("snapshot", "Print the network state of this machine or pod as JSON."),
 )

@@ -61,6 +61,18 @@ class Examination:
         return BROKEN if self.broken else GOOD if self.works else UNREADABLE
 
 
+def complete(snapshot: Snapshot) -> Snapshot:
+    """The snapshot, when it has what every verdict rests on.
+
+    Raises:
+        StateError: links, addresses, routes or rules were not read.
+    """
+    lacking = [f"{each.what}: {each.why}" for each in snapshot.unread if each.what in _NEEDED]
+    if lacking:
+        raise StateError(f"no way can be computed, because this could not be read: {'; '.join(lacking)}")
+    return snapshot
+
+
 def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
     """Examine these flows, or without any those that matter here.
 
@@ -68,10 +80,7 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
         StateError: what every verdict rests on was not read.
         InputError: no flow was asked for and none was found, or a listing is damaged.
     """
-    lacking = [f"{each.what}: {each.why}" for each in snapshot.unread if each.what in _NEEDED]
-    if lacking:
-        raise StateError(f"no way can be computed, because this could not be read: {'; '.join(lacking)}")
-    found = find(snapshot)
+    found = find(complete(snapshot))
     if asked:
         found = Found(tuple(asked), tuple(each for each in (*found.concerns, *found.others) if each not in asked))
     if not found.concerns:

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a command looks: this network namespace, another one, or a file that was made elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from wicketgate.errors import InputError
+from wicketgate.kernel.namespace import enter, uapi_dir_of
+from wicketgate.kernel.snapshot import take_snapshot
+from wicketgate.kernel.wg_common import UAPI_DIR
+from wicketgate.netpath.codec import from_json
+from wicketgate.netpath.snapshot import Snapshot
+
+
+def look(netns: str | None, bundle: str | None) -> Snapshot:
+    """The state that a command is about.
+
+    Args:
+        netns: a name of `ip netns`, a path or `pid:N`; None is this one.
+        bundle: a file to be read instead; `-` is standard input.
+
+    Raises:
+        InputError: both were given, or the file is not what it should be.
+        StateError: the namespace cannot be entered or read.
+    """
+    if bundle is not None and netns is not None:
+        raise InputError("--bundle and --netns: read both; allowed: one of them")
+    return read_bundle(bundle) if bundle is not None else look_here(enter_place(netns))
+
+
+def enter_place(netns: str | None) -> str:
+    """Enter the namespace, for good; where the sockets of its userspace WireGuard are."""
+    if netns is None:
+        return UAPI_DIR
+    uapi_dir = uapi_dir_of(netns) or UAPI_DIR
+    enter(netns)  # the main thread, for good: this process looks and ends
+    return uapi_dir
+
+
+def look_here(uapi_dir: str = UAPI_DIR) -> Snapshot:
+    """The state of the namespace that this process is in."""
+    return asyncio.run(take_snapshot(uapi_dir=uapi_dir))
+
+
+def read_bundle(path: str) -> Snapshot:
+    """A snapshot from a file.
+
+    Raises:
+        InputError: it cannot be read, or is no snapshot.
+    """
+    try:
+        if path == "-":
+            return from_json(sys.stdin.read())
+        with open(path, encoding="utf-8") as file:
+            return from_json(file.read())
+    except InputError as error:
+        raise InputError(f"--bundle {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"--bundle {path}: no UTF-8 text at octet {error.start}; expected what `wicket snapshot` prints"
+        ) from error
+    except OSError as error:
+        raise InputError(f"--bundle {path}: {error.strerror}; expected a file that `wicket snapshot` wrote") from error
