@@ -95,6 +95,7 @@ class Tally:
     verdicts: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    silent: int = 0  # rejections of which nothing was seen
     seconds: float = 0.0
 
     def line(self) -> str:
@@ -102,7 +103,7 @@ class Tally:
         return (
             f"{self.cases} cases in {self.rulesets} rulesets, {self.cases - unknown - len(self.wrong)} agreements, "
             f"{len(self.wrong)} disagreements, {unknown} unknown ({100 * unknown / max(1, self.cases):.2f} %), "
-            f"{self.cases / max(self.seconds, 1e-9):.0f} cases/s; {dict(self.verdicts)}"
+            f"{self.cases / max(self.seconds, 1e-9):.0f} cases/s; {dict(self.verdicts)}, {self.silent} rejections silent"
         )
 
 
@@ -203,6 +204,8 @@ class Judge:
                     f"{flow.connection.direction}\n  model:  {each.seen.spelled()} ({each.by})\n  kernel: {seen.spelled()}\n"
                     f"{rules.spelled()}"
                 )
+            elif each.seen.verdict == "rejected":
+                self.tally.silent += seen == DROPPED
             elif seen.verdict in ("sent", "delivered"):
                 passed.append((flow, seen, each.connection))
         return passed

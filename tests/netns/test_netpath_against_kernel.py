@@ -181,6 +181,14 @@ REGRESSIONS = {
         ),
         ask("10.9.9.9", oif="e1"),
     ),
+    "a nexthop object that is a blackhole takes the packet of a bound socket too (IPv6)": (
+        world(
+            addresses=[("e1", own("fd00:0:0:1::2/128"))],
+            rules=[RULE],
+            routes=[Route(ip_network("fd00::/16"), type="blackhole", nh_id=63, metric=5, protocol=4)],
+        ),
+        ask("fd00:9::9", oif="e0"),
+    ),
     "a local route of table main makes its addresses this host's while the tables are one": (
         world(routes=[Route(ip_network("10.0.0.0/8"), type="local", nexthops=(NextHop("e0"),), scope=254, protocol=4)]),
         ask("10.0.1.2", "10.9.9.9", oif="e2"),

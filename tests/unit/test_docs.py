@@ -178,7 +178,9 @@ def test_every_flag_of_probe_trace_and_lab_is_in_commands_md():
     told = set(re.findall(r"^\| (`--.*?`) \|", text, re.MULTILINE))
     told = {flag for cell in told for flag in re.findall(r"--[a-z-]+", cell)}
     app = build("probe")
-    names = {"probe": app["probe"], "trace": app["trace"]} | {f"lab {n}": app["lab"][n] for n in ("up", "run", "status", "exec", "down")}
+    names = {"probe": app["probe"], "trace": app["trace"]} | {
+        f"lab {n}": app["lab"][n] for n in ("up", "run", "status", "exec", "down")
+    }
     real = set()
     for each in names.values():
         for argument in each.assemble_argument_collection():

@@ -149,6 +149,9 @@ class Table:
             for route in group:
                 if route.unknown and len(leaf) > 1:
                     return _problem(route)
+                if route.nh_id and route.type == "blackhole":
+                    # __find_rr_leaf() ends at a nexthop object that is a blackhole, whatever device was asked for.
+                    return self._answer6(route, _hops6(route)[0], question, reachable=reachable)
                 for hop in _hops6(route):
                     score = self._score6(hop, question, reachable=reachable)
                     if score > best:
