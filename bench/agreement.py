@@ -18,6 +18,7 @@ import re
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random, SystemRandom
@@ -32,9 +33,10 @@ from netns.filter_judge import Judge as FilterJudge
 from netns.filter_rules import Maker, Rules
 from netns.filter_stand import FilterStand
 from netns.kernel_judge import Judge as RouteJudge
-from netpath_worlds import World, asks, worlds
+from netpath_worlds import Ask, World, asks, worlds
 from wicketgate.lab.host import Host
 from wicketgate.netpath.routing import Routing
+from wicketgate.netpath.snapshot import Rule
 
 CASES = int(os.environ.get("WICKETGATE_AGREEMENT_CASES", "10000"))
 SEED = int(os.environ.get("WICKETGATE_AGREEMENT_SEED", "0"))  # 0: another one on each run
@@ -99,16 +101,19 @@ def features_of_rules(rules: Rules) -> list[str]:
     return tools + [name for name, pattern in FILTER_FEATURES.items() if re.search(pattern, text, re.MULTILINE)]
 
 
+RULE_FEATURES: dict[str, Callable[[Rule], object]] = {
+    "rule fwmark": lambda r: r.fwmask, "rule not": lambda r: r.invert, "rule ports": lambda r: r.sport or r.dport,
+    "rule ipproto": lambda r: r.ipproto, "rule uidrange": lambda r: r.uid_range, "rule tos": lambda r: r.tos,
+    "rule iif, oif": lambda r: r.iif or r.oif,
+    "rule suppress_prefixlength": lambda r: r.suppress_prefixlength is not None,
+    "rule suppress_ifgroup": lambda r: r.suppress_ifgroup is not None,
+}  # fmt: skip
+
+
 def features_of_world(world: World) -> list[str]:
     """What a configuration of rules and routes has."""
     found = [f"rule {rule.action}" for rule in world.rules]
-    tests = {
-        "rule fwmark": lambda r: r.fwmask, "rule not": lambda r: r.invert, "rule ports": lambda r: r.sport or r.dport,
-        "rule ipproto": lambda r: r.ipproto, "rule uidrange": lambda r: r.uid_range, "rule tos": lambda r: r.tos,
-        "rule iif, oif": lambda r: r.iif or r.oif, "rule suppress_prefixlength": lambda r: r.suppress_prefixlength is not None,
-        "rule suppress_ifgroup": lambda r: r.suppress_ifgroup is not None,
-    }  # fmt: skip
-    found += [name for name, test in tests.items() if any(test(rule) for rule in world.rules)]
+    found += [name for name, test in RULE_FEATURES.items() if any(test(rule) for rule in world.rules)]
     found += [f"route {route.type}" for route in world.routes]
     found += ["route multipath"] if any(len(route.nexthops) > 1 for route in world.routes) else []
     found += ["nexthop objects"] if any(route.nh_id for route in world.routes) else []
@@ -130,7 +135,7 @@ def routing(result: Result, cases: int, chosen: int) -> None:
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             @given(worlds, st.lists(asks(), min_size=40, max_size=60))
-            def check(world: World, questions: list) -> None:
+            def check(world: World, questions: list[Ask]) -> None:
                 judge.apply(world)
                 model = Routing(judge.snapshot())
                 here = Row()
@@ -194,10 +199,11 @@ def measure(quick: bool) -> None:
     for name in heads:
         total.add(result.rows[name].cases, result.rows[name].unknown, result.rows[name].wrong)
     print(f"seed {chosen}; {conditions()}\n")
+    count = {name: result.rows[name].cases for name in heads}
     rows = [total.cells("all"), *(result.rows.pop(name).cells(name) for name in heads)]
     rows += [row.cells(f"  {name}") for name, row in sorted(result.rows.items())]
     table(["feature", "cases", "agree", "disagree", "unknown", "unknown %"], rows)
-    speeds = ", ".join(f"{str(cells[0])[4:]} {cells[1] / heads[str(cells[0])]:.0f}" for cells in rows[1:3])
+    speeds = ", ".join(f"{name[4:]} {count[name] / seconds:.0f}" for name, seconds in heads.items())
     print(f"\ncases a second: {speeds}; of {result.rejected} rejections {result.silent} silent")
     for reason, times in result.reasons.most_common(5):
         print(f"unknown {times} times: {reason}")

@@ -4,16 +4,22 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from wicketgate.cli.flow_arguments import concern_of, ends_of
-from wicketgate.cli.place import look
-from wicketgate.doctor.examine import examine
-from wicketgate.doctor.report import to_object, to_text
+from wicketgate.cli.place import look, look_here
+from wicketgate.doctor.apply import Surgeon
+from wicketgate.doctor.examine import Examination, Finding, examine
+from wicketgate.doctor.prove import Proved
+from wicketgate.doctor.report import headline, to_object, to_text
 from wicketgate.errors import InputError
+from wicketgate.kernel.namespace import uapi_dir_of
+from wicketgate.kernel.wg_common import UAPI_DIR
+from wicketgate.netpath.concerns import Concern
 
 
 def doctor(
@@ -22,14 +28,16 @@ def doctor(
     bundle: str | None = None,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     to: str | None = None,
+    apply: Annotated[bool, Parameter(negative="")] = False,
+    yes: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
     """Say which rule breaks a flow here, and what mends it.
 
     Without --from and --to the flows that matter are found from the state itself: load balancer and kubelet to each
-    TCP listener on an uplink, a client to the WireGuard port, a tunnel client to the outside. Nothing is changed and
-    nothing is sent: the ways are computed, and so is every fix that is shown. Run it as root, or the firewall and
-    other users' devices cannot be read.
+    TCP listener on an uplink, a client to the WireGuard port, a tunnel client to the outside. Nothing is sent, and
+    without --apply nothing is changed: the ways are computed, and so is every fix that is shown. Run it as root, or the
+    firewall and other users' devices cannot be read.
 
     Exit codes: 0 every flow works; 1 a flow is broken; 2 bad input; 3 the state could not be read, or no flow is known
     to be broken and one cannot be told.
@@ -38,6 +46,7 @@ def doctor(
 
       wicket doctor --netns pid:4711
       wicket doctor --to 10.0.0.2:9000/tcp
+      wicket doctor --apply
       wicket snapshot > pod.json; wicket doctor --bundle pod.json --json
 
     Args:
@@ -45,16 +54,70 @@ def doctor(
         bundle: a file that `wicket snapshot` wrote, maybe elsewhere; `-` is standard input.
         from_: who sends, ADDRESS or ADDRESS:PORT; IPv6 with a port as [ADDRESS]:PORT. Without it: somebody elsewhere.
         to: who shall get it, ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp.
+        apply: put the best fix of each broken flow in force: asks first, reads the place again, and takes back what did
+            not help or broke another flow.
+        yes: with --apply, do not ask.
         json_: print one JSON object.
     """
+    _check_apply(apply=apply, yes=yes, json_=json_, bundle=bundle)
     if from_ is not None and to is None:
         raise InputError(f"--from {from_} without --to; --to ADDRESS:PORT/PROTO names the other end")
     ends = ends_of(from_, to) if to is not None else None
     snapshot = look(netns, bundle)
     asked = [concern_of(snapshot, ends)] if ends is not None else []
     examination = examine(snapshot, asked)
+    if apply and examination.broken:
+        if not json_:
+            sys.stdout.write(to_text(examination))
+        return _apply(examination, asked, netns, yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
     else:
         sys.stdout.write(to_text(examination))
     return examination.exit_code
+
+
+def _check_apply(*, apply: bool, yes: bool, json_: bool, bundle: str | None) -> None:
+    if yes and not apply:
+        raise InputError("--yes without --apply; it answers what --apply asks")
+    if apply and bundle is not None:
+        raise InputError(
+            "--apply with --bundle: a file cannot be mended; run it in the place itself, or paste the commands there"
+        )
+    if apply and json_ and not yes:
+        raise InputError("--apply with --json would ask amid the JSON; allowed: with --yes")
+    if apply and not yes and not sys.stdin.isatty():
+        raise InputError(
+            "--apply asks before it changes anything, and there is no terminal to ask at; --yes applies without asking"
+        )
+
+
+def _apply(first: Examination, asked: list[Concern], netns: str | None, *, yes: bool, json_: bool) -> int:
+    uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
+
+    def agree(finding: Finding, proved: Proved) -> bool:
+        if yes:
+            return True
+        print(f"\nTo mend {finding.diagnosis.concern.spelled()}:")
+        for command in proved.fix.commands:
+            print(f"    {command}")
+        for effect in proved.side_effects:
+            print(f"    but: {effect}")
+        return input("Apply this? [y/N] ").strip().lower() in ("y", "yes")
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
+
+    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C takes back, so does a kill
+    last = surgeon.operate(first)
+    if json_:
+        told = [
+            {"flow": each.concern.spelled(), "fix": each.proved.fix.id, "commands": list(each.proved.fix.commands),
+             "kept": each.kept, "why": each.why or None}
+            for each in surgeon.applied
+        ]  # fmt: skip
+        print(json.dumps(to_object(last) | {"applied": told}, indent=2))
+    else:
+        print(f"\n{headline(last)}")
+    return last.exit_code

@@ -148,7 +148,7 @@ def _loose(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
 def _sysctls(snapshot: Snapshot, name: str, words: str, values: dict[str, str]) -> Iterator[Fix]:
     if values:
         commands = tuple(f"sysctl -w {key}={value}" for key, value in values.items())
-        undo = tuple(f"sysctl -w {key}={snapshot.sysctls[key]}" for key in values if key in snapshot.sysctls)
+        undo = tuple(f"sysctl -w {key}={snapshot.sysctls.get(key, '0')}" for key in reversed(values))
         yield Fix(name, words, commands, undo, set_sysctls(values))
 
 
