@@ -220,13 +220,17 @@ class Routing:
             self.snapshot.addresses, self.order, ifname, destination, scope, localnet=localnet
         )
 
-    def _checked4(self, question: Question, way: Way) -> Way | Refused:
+    def _checked4(self, question: Question, way: Way) -> Way | Refused | Unsure:
         """__mkroute_output()."""
         source = way.source
-        leaves = way.hops[0].oif
-        escapes = source is not None and source.is_loopback and leaves != LOOPBACK
-        if escapes and not self.settings.either(4, leaves, "route_localnet"):
-            return Refused("EINVAL", f"source {source} may not leave by {leaves}", route=way.route, trail=way.trail)
+        if source is not None and source.is_loopback:
+            names = dict.fromkeys(hop.oif for hop in way.hops)
+            shut = [n for n in names if n != LOOPBACK and not self.settings.either(4, n, "route_localnet")]
+            words = f"source {source} may not leave by {', '.join(shut)}"
+            if len(shut) == len(names):
+                return Refused("EINVAL", words, route=way.route, trail=way.trail)
+            if shut:
+                return Unsure(f"{words}, and a hash decides whether that is the way", f"source {source}")
         if int(question.destination) >> 24 == 0:
             return Refused("EINVAL", f"destination {question.destination}", trail=way.trail)
         return way
