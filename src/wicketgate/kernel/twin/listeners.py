@@ -65,6 +65,11 @@ class Listeners:
         if sock is not None:
             sock.close()
 
+    def close_all(self) -> None:
+        """Close every one."""
+        for each in tuple(self._open):
+            self.close(each)
+
     def datagram_sockets(self) -> list[socket.socket]:
         """Those at which datagrams arrive."""
         return [sock for each, sock in self._open.items() if each.protocol == "udp"]

@@ -172,10 +172,11 @@ def ethertype_of(packet: bytes) -> int:
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 
-def neighbour_answer(data: bytes, mac: bytes) -> bytes | None:
-    """The frame that answers an ARP request or a neighbour solicitation with this MAC; None for any other frame.
+def neighbour_answer(data: bytes, mac: bytes) -> tuple[bytes, IPAddress] | None:
+    """The frame that answers an ARP request or a neighbour solicitation with this MAC, and who was asked for.
 
-    Everybody is at home: what is sent to an address shall leave, and where it goes is what is watched.
+    Everybody is at home: what is sent to an address shall leave, and where it goes is what is watched. None for any
+    other frame.
     """
     if len(data) < 14:
         return None
@@ -184,7 +185,8 @@ def neighbour_answer(data: bytes, mac: bytes) -> bytes | None:
         *_, operation, sha, spa, _, tpa = _ARP.unpack_from(data, 14)
         if operation != 1 or spa in (tpa, bytes(4)):  # an announcement or a probe asks nobody
             return None
-        return frame(asker, mac, ETH_P_ARP, _ARP.pack(1, ETH_P_IP, 6, 4, 2, mac, tpa, sha, spa))
+        answer = _ARP.pack(1, ETH_P_IP, 6, 4, 2, mac, tpa, sha, spa)
+        return frame(asker, mac, ETH_P_ARP, answer), IPv4Address(tpa)
     if ethertype == ETH_P_IPV6 and len(data) >= 14 + 40 + 24 and data[14 + 6] == ICMPV6 and data[54] == 135:
         asking, target = IPv6Address(data[22:38]), IPv6Address(data[62:78])
         if asking.is_unspecified:
@@ -194,7 +196,7 @@ def neighbour_answer(data: bytes, mac: bytes) -> bytes | None:
         pseudo = target.packed + asking.packed + struct.pack("!II", len(body), ICMPV6)
         body = body[:2] + packets.checksum(pseudo + body).to_bytes(2) + body[4:]
         head = struct.pack("!IHBB", 6 << 28, len(body), ICMPV6, 255) + target.packed + asking.packed
-        return frame(asker, mac, ETH_P_IPV6, head + body)
+        return frame(asker, mac, ETH_P_IPV6, head + body), target
     return None
 
 

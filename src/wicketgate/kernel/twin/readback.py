@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from wicketgate.kernel.twin.rebuild import rules_in_order, routes_in_order, settable
+from wicketgate.kernel.twin.rebuild import routes_in_order, rules_in_order, settable
 from wicketgate.kernel.twin.walls import managed, tables_of
 from wicketgate.netpath.lookup import route_line, rule_line
 from wicketgate.netpath.snapshot import Firewall, ListeningSocket, Snapshot

@@ -104,11 +104,11 @@ def make_links(snapshot: Snapshot, wires: Wires, far_path: str) -> tuple[str, ..
         lines.append(f"link set {link.name} group {link.group}")
     refused = asyncio.run(batch(0, lines))
     lacking += [f"links: {line}" for line in refused if "addrgenmode" not in line]
-    asyncio.run(_raise(snapshot, wires, wired))
+    asyncio.run(_raise(wires, wired))
     return tuple(lacking)
 
 
-async def _raise(snapshot: Snapshot, wires: Wires, wired: Sequence[Link]) -> None:
+async def _raise(wires: Wires, wired: Sequence[Link]) -> None:
     with wires.far.inside(wires.home):
         lines = []
         for number, link in enumerate(wired):

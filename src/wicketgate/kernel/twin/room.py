@@ -167,7 +167,7 @@ def _enter_namespaces() -> None:
 
 
 def unshare(flags: int) -> None:
-    """unshare(2). Raises OSError."""
+    """Move into new namespaces, as unshare(2) does. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) != 0:
         number = ctypes.get_errno()

@@ -16,13 +16,14 @@ from wicketgate.clock import SystemClock
 from wicketgate.errors import StateError
 from wicketgate.kernel import sysctl
 from wicketgate.kernel.listings import read_firewall
+from wicketgate.kernel.namespace import CLONE_NEWNET
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.process import Completed, run
 from wicketgate.kernel.sockets import listening_sockets
 from wicketgate.kernel.twin import nft_trace, octets, readback, rebuild, walls
 from wicketgate.kernel.twin.listeners import Listeners, counters, half_open, owned_socket
 from wicketgate.kernel.twin.octets import Sighting
-from wicketgate.kernel.twin.room import Netns
+from wicketgate.kernel.twin.room import Netns, unshare
 from wicketgate.kernel.twin.wires import Wires, to_one_cpu
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.packet import TCP, UDP, Ends
@@ -160,9 +161,27 @@ class Twin:
         self._wires.put(flow.iif, octets.build(ends, self._number, length=flow.length, tos=flow.tos))
         return self._seen(before, self._number), self._number
 
+    def _check_neighbours(self) -> None:
+        """Somebody who is not known to be on a wire was looked for there: only the place itself knows who answers."""
+        for ifname, address in self._wires.asked:
+            ways = [
+                (route.dst, hop.via)
+                for route in self.snapshot.routes
+                if route.type == "unicast" and route.dst.version == address.version
+                for hop in route.nexthops
+                if hop.oif == ifname
+            ]
+            gateways = {hop.via for route in self.snapshot.routes for hop in route.nexthops if hop.oif == ifname}
+            near = any(via is None and address in dst for dst, via in ways)
+            if not near and address not in gateways and not address.is_link_local:
+                self._wires.asked.clear()
+                asyncio.run(rebuild.batch(address.version, [f"neigh flush dev {ifname}"]))
+                raise StateError(f"who answers for {address} on {ifname} is not known")
+
     def _seen(self, before: dict[str, int], number: int | None) -> Seen:
         left: list[Sighting] = []
         self._wires.settle(left, self._listeners.datagram_sockets(), self._listeners.on_ready)
+        self._check_neighbours()
         opened = half_open()
         after = counters()
         taken = self._listeners.arrived.pop(number, None) if number is not None else None
@@ -264,6 +283,21 @@ class Twin:
             self._tracing.close()
             self._tracing = None
             asyncio.run(run(["nft", "delete", "table", "inet", nft_trace.TABLE], timeout=_SECONDS))
+
+    def way_out(self, source: IPAddress, destination: IPAddress) -> str:
+        """What `ip route get` says of an answer: the kernel's way, in one line."""
+        argv = ["ip", f"-{source.version}", "route", "get", str(destination), "from", str(source)]
+        done = asyncio.run(run(argv, timeout=_SECONDS))
+        return " ".join(done.stdout.split()).removesuffix(" cache") if done.code == 0 else ""
+
+    def leave(self) -> None:
+        """Let go of everything, and move into a new and empty namespace; this one ends."""
+        self._listeners.close_all()
+        self._wires.close()
+        for each in (self._sender, self._tracing):
+            if each is not None:
+                each.close()
+        unshare(CLONE_NEWNET)
 
     # Changes
 

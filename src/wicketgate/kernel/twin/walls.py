@@ -41,7 +41,7 @@ def tables_of(text: str) -> Iterator[tuple[tuple[str, str], str]]:
             current, lines = (header["family"], header["name"]), []
         if current is not None:
             lines.append(line)
-            if line == "}" or line.endswith("}") and header is not None:
+            if line == "}" or (line.endswith("}") and header is not None):
                 yield current, "\n".join(lines) + "\n"
                 current = None
 
@@ -76,7 +76,7 @@ def lacks_of(firewall: Firewall) -> Iterator[str]:
     for key, table in tables_of(firewall.nft_text or ""):
         if key not in kept and key[0] == "inet" and _RESET.search(table):
             yield f"table inet {key[1]}: nft lists no family before `reject with tcp reset`, so it may hold for one alone"
-        if key not in kept and "# xt_" in table or " xt target " in table or " xt match " in table:
+        if key not in kept and re.search(r"# xt_| xt (target|match) ", table):
             yield f"table {key[0]} {key[1]}: rules that only iptables can print"
 
 
@@ -109,7 +109,7 @@ def check_iptables_words(words: list[str], where: str) -> None:
     """
     for word in words:
         name = word.split("=")[0]
-        long = len(name) > 3 and "--modprobe".startswith(name) or name.startswith("--modprobe")
+        long = (len(name) > 3 and "--modprobe".startswith(name)) or name.startswith("--modprobe")
         if long or re.match(r"-[A-Za-z0-9]*M", word):
             raise StateError(f"{where}: {word!r} is not taken over into a twin")
         if "/" in word and words[max(0, words.index(word) - 1)] in ("-m", "--match", "-j", "--jump"):

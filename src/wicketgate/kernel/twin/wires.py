@@ -24,6 +24,7 @@ from wicketgate.errors import StateError
 from wicketgate.kernel.twin import octets
 from wicketgate.kernel.twin.octets import Sighting
 from wicketgate.kernel.twin.room import Netns
+from wicketgate.netpath.snapshot import IPAddress
 
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 _TUN = "/dev/net/tun"
@@ -55,10 +56,14 @@ class Wires:
     Args:
         home: the twin's namespace; the calling thread is in it.
         far: where the far ends are.
+
+    Attributes:
+        asked: who was looked for on which wire, and answered for.
     """
 
     home: Netns
     far: Netns
+    asked: set[tuple[str, IPAddress]] = field(default_factory=set)
     _fars: dict[str, _Far] = field(default_factory=dict)
     _tuns: dict[str, int] = field(default_factory=dict)
     _tap: socket.socket = field(init=False)
@@ -95,6 +100,14 @@ class Wires:
             sock.bind((peer, octets.ETH_P_ALL))
         sock.setblocking(False)
         self._fars[ifname] = _Far(sock, near_mac)
+
+    def close(self) -> None:
+        """Let go of every end."""
+        self._tap.close()
+        for far in self._fars.values():
+            far.sock.close()
+        for descriptor in (*self._tuns.values(), self.home.descriptor, self.far.descriptor):
+            os.close(descriptor)
 
     def reaches(self, ifname: str) -> bool:
         """Whether packets can be put into that interface."""
@@ -158,7 +171,7 @@ class Wires:
 
     def _neighbours(self) -> bool:
         happened = False
-        for far in self._fars.values():
+        for ifname, far in self._fars.items():
             with contextlib.suppress(BlockingIOError):
                 while True:
                     data, (_, _, kind, *_) = far.sock.recvfrom(_LARGEST)
@@ -166,7 +179,8 @@ class Wires:
                         continue
                     answer = octets.neighbour_answer(data, FAR_MAC)
                     if answer is not None:
-                        far.sock.send(answer)
+                        far.sock.send(answer[0])
+                        self.asked.add((ifname, answer[1]))
                         happened = True
         for descriptor in self._tuns.values():
             with contextlib.suppress(BlockingIOError):
