@@ -115,9 +115,10 @@ def _firewall(original: Firewall, twin: Firewall) -> Iterator[str]:
         if there.get(key) != text:
             yield f"the firewall table {' '.join(key)}{_first_difference(text, there.get(key, ''))}"
     yield from (f"a firewall table too many: {' '.join(key)}" for key in there if key not in wanted)
-    order = [key for key in wanted if key in there]
-    if order != [key for key in there if key in wanted]:
-        yield "the order of the firewall's tables"
+    # Those of iptables run by their priorities alone, and legacy ones are listed the other way round each time.
+    order = [key for key in wanted if key in there and key[0] == "nft"]
+    if order != [key for key in there if key in wanted and key[0] == "nft"]:
+        yield "the order of the nftables tables"
 
 
 def _first_difference(wanted: str, there: str) -> str:

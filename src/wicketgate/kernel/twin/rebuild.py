@@ -177,6 +177,9 @@ def add_addresses(snapshot: Snapshot) -> tuple[str, ...]:
     ]
 
     async def add() -> None:
+        # As long as there are no addresses, none can be in the way of a gateway; what fails now is tried again later.
+        for family, line in _nexthop_objects(snapshot):
+            await batch(family, [line])
         async with Netlink() as netlink:
             there = {(each.ifname, each.interface) for each in await netlink.addresses()}
         wanted = {(each.ifname, each.interface) for each in snapshot.addresses}
@@ -203,7 +206,15 @@ def routes_in_order(routes: Iterable[Route]) -> dict[tuple[object, ...], list[Ro
     found: dict[tuple[object, ...], list[Route]] = {}
     for route in routes:
         found.setdefault(_key(route), []).append(plain_route(route))
+    for equals in found.values():
+        if _kernels_own(equals[0]):
+            equals.sort(key=str)
     return found
+
+
+def _kernels_own(route: Route) -> bool:
+    """An IPv6 address's own route. Nobody else can make one of metric 0, and it comes and goes with the address."""
+    return route.family == 6 and route.metric == 0 and route.type in ("local", "anycast")
 
 
 def rules_in_order(rules: Iterable[Rule]) -> dict[int, list[Rule]]:
@@ -224,16 +235,23 @@ async def _reconcile(snapshot: Snapshot) -> tuple[str, ...]:
     complaints: tuple[str, ...] = ()
     deadline = time.monotonic() + _SETTLING
     async with Netlink() as netlink:
-        refused = await _nexthop_objects(snapshot)
+        objects = _nexthop_objects(snapshot)
         while True:
             lines = _rule_lines(wanted_rules, rules_in_order(await netlink.rules()))
             for family, more in _route_lines(wanted, routes_in_order(await netlink.routes())).items():
                 lines[family] += more
-            if not lines[4] and not lines[6]:
-                return refused
+            if not lines[4] and not lines[6] and not _waiting(wanted, routes_in_order(await netlink.routes())):
+                return ()
             if time.monotonic() > deadline:
-                return refused + complaints
+                return complaints
             complaints = tuple([line for family in (4, 6) for line in await batch(family, lines[family])])
+            # They too need a way to their gateways first.
+            objects = [(family, line) for family, line in objects if await batch(family, [line])]
+
+
+def _waiting(wanted: dict[tuple[object, ...], list[Route]], there: dict[tuple[object, ...], list[Route]]) -> bool:
+    """The kernel has not made its own yet."""
+    return any(_kernels_own(routes[0]) and there.get(key) != routes for key, routes in wanted.items())
 
 
 def _rule_lines(wanted: dict[int, list[Rule]], there: dict[int, list[Rule]]) -> dict[int, list[str]]:
@@ -257,44 +275,46 @@ def _route_lines(
         key for key, routes in wanted.items() if there.get(key) != routes and set(there.get(key, ())) == set(routes)
     }
     for key, routes in there.items():
-        if wanted.get(key) != routes:
+        if wanted.get(key) != routes and not _kernels_own(routes[0]):
             for each in routes:
                 if each not in wanted.get(key, ()) or key in shuffled:
                     lines[each.family].append(route_command("del", each).removeprefix(f"ip -{each.family} "))
     for key, routes in wanted.items():
-        if there.get(key) != routes:
+        if there.get(key) != routes and not _kernels_own(routes[0]):
             for each in routes:
                 if each not in there.get(key, ()) or key in shuffled:
                     # A gateway must be reachable before a route through it is taken.
                     through = any(hop.via is not None for hop in each.nexthops)
-                    line = route_command("append", each).removeprefix(f"ip -{each.family} ")
+                    typed = replace(each, type="unicast") if each.nh_id else each  # the object says what it does
+                    line = route_command("append", typed).removeprefix(f"ip -{each.family} ")
                     (late if through else lines)[each.family].append(line)
     return {4: lines[4] + late[4], 6: lines[6] + late[6]}
 
 
-async def _nexthop_objects(snapshot: Snapshot) -> tuple[str, ...]:
-    """Nexthop objects as their routes show them."""
-    complaints: list[str] = []
+def _way(hop: NextHop) -> str:
+    via = f"via {hop.via} " if hop.via is not None else ""
+    return f"{via}dev {hop.oif}{' onlink' if hop.flags & _ONLINK else ''}"
+
+
+def _nexthop_objects(snapshot: Snapshot) -> list[tuple[int, str]]:
+    """Nexthop objects as their routes show them: of each the family, and the command that makes it."""
+    found: list[tuple[int, str]] = []
     made: set[int] = set()
     spare = 1 << 24  # ids for the members of groups: a guess that nobody counts so far
     for route in snapshot.routes:
         if not route.nh_id or route.nh_id in made:
             continue
         made.add(route.nh_id)
-        ways = [
-            f"{f'via {hop.via} ' if hop.via is not None else ''}dev {hop.oif}{' onlink' if hop.flags & _ONLINK else ''}"
-            for hop in route.nexthops
-        ]
-        if len(ways) == 1:
-            complaints += await batch(route.family, [f"nexthop add id {route.nh_id} {ways[0]}"])
-            continue
-        if not ways:
-            complaints += await batch(route.family, [f"nexthop add id {route.nh_id} blackhole"])
-            continue
-        members = []
-        for way, hop in zip(ways, route.nexthops, strict=True):
-            complaints += await batch(route.family, [f"nexthop add id {spare} {way}"])
-            members.append(f"{spare},{hop.weight}")
-            spare += 1
-        complaints += await batch(0, [f"nexthop add id {route.nh_id} group {'/'.join(members)}"])
-    return tuple(complaints)
+        ways = [_way(hop) for hop in route.nexthops]
+        if not ways or route.type == "blackhole":
+            found.append((route.family, f"nexthop add id {route.nh_id} blackhole"))
+        elif len(ways) == 1:
+            found.append((route.family, f"nexthop add id {route.nh_id} {ways[0]}"))
+        else:
+            members = []
+            for way, hop in zip(ways, route.nexthops, strict=True):
+                found.append((route.family, f"nexthop add id {spare} {way}"))
+                members.append(f"{spare},{hop.weight}")
+                spare += 1
+            found.append((0, f"nexthop add id {route.nh_id} group {'/'.join(members)}"))
+    return found
