@@ -20,7 +20,6 @@ from wicketgate.netpath.snapshot import ListeningSocket, PeerState, Snapshot, Wi
 POD4, POD6 = ip_address("10.44.0.2"), ip_address("fd44::2")
 STRANGER = ip_address("203.0.113.9")
 ADDRESSED = """
-sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 ip addr add 10.44.0.2/24 dev eth0
 ip addr add fd44::2/64 dev eth0 nodad
 ip route add default via 10.44.0.1
@@ -31,6 +30,7 @@ LISTENER = ListeningSocket("tcp", 4, ip_address("0.0.0.0"), 9000, mark=0)
 
 def uplinked(pod: Host, node: Host, *script: str) -> None:
     """A pod with one uplink, addressed, and what the script says."""
+    pod.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
     wire(pod, "eth0", node, "pod")
     pod.run("sh", "-ec", "\n".join([ADDRESSED, *script]))
 
@@ -41,10 +41,15 @@ def look(pod: Host, *listeners: ListeningSocket) -> Snapshot:
 
 
 def with_tunnel(snapshot: Snapshot, *peers: PeerState, fwmark: int = 0xCA6C) -> Snapshot:
-    """Its tun device wg0 is a WireGuard device with these peers."""
+    """Its tun device wg0 is a WireGuard device with these peers, and somebody holds it."""
+    links = tuple(replace(link, lower_up=link.lower_up or link.name == "wg0") for link in snapshot.links)
+    routes = tuple(
+        replace(r, nexthops=tuple(replace(hop, flags=hop.flags & 4) for hop in r.nexthops)) for r in snapshot.routes
+    )
     port = ListeningSocket("udp", 4, ip_address("0.0.0.0"), 51820, mark=fwmark)
     port6 = ListeningSocket("udp", 6, ip_address("::"), 51820, mark=fwmark, v6only=True)
     device = WireGuardState("wg0", "userspace", "A" * 43 + "=", 51820, fwmark, peers)
+    snapshot = replace(snapshot, links=links, routes=routes)
     return replace(snapshot, wireguard=(device,), sockets=(*snapshot.sockets, port, port6))
 
 

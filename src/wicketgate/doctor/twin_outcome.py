@@ -108,6 +108,7 @@ class Judgement:
         """
         self.traced = []
         flow = concern.flow
+        self._whole_for(flow.destination.version)
         if flow.iif is not None and is_tunnel(self._snapshot, flow.iif):
             device = self._device(flow.iif)
             if Cryptokey(device).peer_of(flow.source) is None:
@@ -116,6 +117,11 @@ class Judgement:
         seen, number = self._twin.send(flow)
         self._note(seen, "forward" if flow.iif is not None else "")
         return self._from_here(seen, number) if flow.iif is None else self._incoming(concern, seen)
+
+    def _whole_for(self, version: int) -> None:
+        lacks = self._twin.lacks(version)
+        if lacks:
+            raise StateError(f"the twin cannot be rebuilt: {'; '.join(lacks)}")
 
     def _note(self, seen: Seen, direction: str) -> None:
         # What this host answers begins anew in output.
@@ -234,6 +240,7 @@ class Judgement:
         endpoint = peer[1].endpoint
         if endpoint is None:
             return "peer-without-endpoint", f"the peer of {inner.ends.destination} has no endpoint"
+        self._whole_for(endpoint[0].version)
         link = self._snapshot.link(inner.ifname)
         length = outer_length(60, endpoint[0], link.mtu if link is not None else 1420)
         left = self._twin.carry(device.listen_port, device.fwmark, endpoint, length)

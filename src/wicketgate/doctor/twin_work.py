@@ -51,7 +51,7 @@ class Work:
             StateError: it cannot be built.
         """
         self._build()
-        if self._twin.lacking:
+        if all(self._twin.lacks(version) for version in (4, 6)):
             self._tell({"lacking": list(self._twin.lacking)})
             return
         same = [at for at, each in enumerate(self._findings) if self._reproduced(at, each.diagnosis)]

@@ -22,7 +22,10 @@ _MOST = 12  # differences that are told
 
 
 def differences(original: Snapshot, twin: Snapshot) -> tuple[str, ...]:
-    """What the twin lacks or has too much, in words; empty when it is the same."""
+    """What the twin lacks or has too much, in words; empty when it is the same.
+
+    What concerns one family alone begins with it: `IPv6: `.
+    """
     found: list[str] = []
     for part in (_links, _addresses, _rules, _routes, _settings, _sockets):
         found += part(original, twin)
@@ -53,15 +56,11 @@ def _addresses(original: Snapshot, twin: Snapshot) -> Iterator[str]:
         # IPv6 lists the last first; which it chooses as a source is not told by the order.
         return {key: sorted(words) if key[1] == 6 else words for key, words in found.items()}
 
-    yield from _unequal("addresses of", spelled(original), spelled(twin))
-
-
-def _unequal(
-    what: str, wanted: Mapping[tuple[str, int], list[str]], there: Mapping[tuple[str, int], list[str]]
-) -> Iterator[str]:
+    wanted, there = spelled(original), spelled(twin)
     for key in {**wanted, **there}:
         if wanted.get(key, []) != there.get(key, []):
-            yield f"{what} {key[0]}: {', '.join(there.get(key, [])) or 'none'}, not {', '.join(wanted.get(key, [])) or 'none'}"
+            has, had = (", ".join(each.get(key, [])) or "none" for each in (there, wanted))
+            yield f"IPv{key[1]}: addresses of {key[0]}: {has}, not {had}"
 
 
 def _rules(original: Snapshot, twin: Snapshot) -> Iterator[str]:
@@ -71,20 +70,20 @@ def _rules(original: Snapshot, twin: Snapshot) -> Iterator[str]:
             continue
         lacking = [each for each in rules if each not in there[family]]
         surplus = [each for each in there[family] if each not in rules]
-        yield from (f"the rule {rule_line(each)}" for each in lacking)
-        yield from (f"a rule too many: {rule_line(each)}" for each in surplus)
+        yield from (f"IPv{family}: the rule {rule_line(each)}" for each in lacking)
+        yield from (f"IPv{family}: a rule too many: {rule_line(each)}" for each in surplus)
         if not lacking and not surplus:
-            yield f"the order of IPv{family}'s rules"
+            yield f"IPv{family}: the order of the rules"
 
 
 def _routes(original: Snapshot, twin: Snapshot) -> Iterator[str]:
     wanted, there = routes_in_order(original.routes), routes_in_order(twin.routes)
     for key, routes in wanted.items():
         if routes != there.get(key):
-            yield f"the route {route_line(routes[0])} (table {routes[0].table})"
+            yield f"IPv{routes[0].family}: the route {route_line(routes[0])} (table {routes[0].table})"
     for key, routes in there.items():
         if key not in wanted:
-            yield f"a route too many: {route_line(routes[0])} (table {routes[0].table})"
+            yield f"IPv{routes[0].family}: a route too many: {route_line(routes[0])} (table {routes[0].table})"
 
 
 def _settings(original: Snapshot, twin: Snapshot) -> Iterator[str]:
@@ -92,10 +91,11 @@ def _settings(original: Snapshot, twin: Snapshot) -> Iterator[str]:
         if not settable(name):
             continue
         wanted = original.sysctls.get(name)
+        family = f"IPv{name[len('net.ipv')]}: " if name.startswith("net.ipv") else ""
         if wanted is None:
-            yield f"{name} is not in the snapshot"
+            yield f"{family}{name} is not in the snapshot"
         elif wanted.split() != value.split():
-            yield f"{name} is {value}, not {wanted}"
+            yield f"{family}{name} is {value}, not {wanted}"
 
 
 def _sockets(original: Snapshot, twin: Snapshot) -> Iterator[str]:

@@ -85,7 +85,7 @@ def make_links(snapshot: Snapshot, wires: Wires, far_path: str) -> tuple[str, ..
                 lacking.append(f"{link.name}: a second loopback")
             lines.append(f"link set lo {mtu}")
         elif link.kind in _TUNNELS:
-            wires.add_tun(link.name)
+            wires.add_tun(link.name, carrier=link.lower_up or not link.up)
             lines.append(f"link set {link.name} {mtu}")
         elif link.kind in _WIRED:
             mac = f"address {link.mac}" if _MAC.fullmatch(link.mac) and link.mac != "00:00:00:00:00:00" else ""
@@ -171,7 +171,7 @@ def _address_line(address: Address) -> str:
 def add_addresses(snapshot: Snapshot) -> tuple[str, ...]:
     """Add the addresses, in their order; what could not be given, in words."""
     lacking = [
-        f"{each.ip} on {each.ifname} is not yet, or not at all, this host's (duplicate address detection)"
+        f"IPv6: {each.ip} on {each.ifname} is not yet, or not at all, this host's (duplicate address detection)"
         for each in snapshot.addresses
         if each.family == 6 and each.flags & (_TENTATIVE | _DADFAILED)
     ]

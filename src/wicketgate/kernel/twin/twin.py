@@ -102,6 +102,11 @@ class Twin:
         different = readback.differences(snapshot, self.look())
         self.lacking = tuple(dict.fromkeys([*lacking, *(complaints if different else ()), *different]))
 
+    def lacks(self, version: int) -> tuple[str, ...]:
+        """What it lacks that packets of this family may depend on."""
+        other = f"IPv{10 - version}: "
+        return tuple(each for each in self.lacking if not each.startswith(other))
+
     def _small_enough(self) -> None:
         snapshot = self.snapshot
         firewall = snapshot.firewall

@@ -26,7 +26,7 @@ from wicketgate.kernel.twin.octets import Sighting
 from wicketgate.kernel.twin.room import Netns
 from wicketgate.netpath.snapshot import IPAddress
 
-_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
+_TUNSETIFF, _TUNSETCARRIER, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x400454E2, 0x0001, 0x1000  # linux/if_tun.h
 _TUN = "/dev/net/tun"
 _SO_MARK, _SO_RCVMARK = 36, 75  # asm-generic/socket.h; SO_RCVMARK since Linux 5.19
 _LARGEST = 65536
@@ -76,8 +76,8 @@ class Wires:
             self._tap.setsockopt(socket.SOL_SOCKET, _SO_RCVMARK, 1)
         self._tap.setblocking(False)
 
-    def add_tun(self, ifname: str) -> None:
-        """Make a tunnel device.
+    def add_tun(self, ifname: str, *, carrier: bool) -> None:
+        """Make a tunnel device, with or without a carrier.
 
         Raises:
             StateError: /dev/net/tun cannot be used.
@@ -88,6 +88,8 @@ class Wires:
             raise StateError(f"the tunnel {ifname}: {_TUN}: {error.strerror}") from error
         try:
             fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", ifname.encode(), _IFF_TUN | _IFF_NO_PI))
+            if not carrier:
+                fcntl.ioctl(descriptor, _TUNSETCARRIER, struct.pack("i", 0))
         except OSError as error:
             os.close(descriptor)
             raise StateError(f"the tunnel {ifname}: {_TUN}: {error.strerror}") from error
