@@ -123,7 +123,7 @@ def _decode(data: bytes) -> Iterator[Traced]:
             return
         body = data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
-        if kind == _TRACE:
+        if kind == _TRACE and len(body) >= 4:
             yield _traced(body)
 
 
@@ -133,9 +133,9 @@ def _traced(body: bytes) -> Traced:
     verdict = ""
     if _A_VERDICT in found:
         code = dict(_attributes(found[_A_VERDICT])).get(1, b"\0\0\0\0")
-        verdict = _VERDICTS.get(struct.unpack("!i", code[:4])[0], "")
+        verdict = _VERDICTS.get(_signed(code), "")
     if kind == _POLICY and _A_POLICY in found:
-        verdict = _VERDICTS.get(struct.unpack("!i", found[_A_POLICY][:4])[0], verdict)
+        verdict = _VERDICTS.get(_signed(found[_A_POLICY]), verdict)
     return Traced(
         _FAMILIES.get(body[0], str(body[0])),
         found.get(_A_TABLE, b"").rstrip(b"\0").decode(errors="replace"),
@@ -144,6 +144,10 @@ def _traced(body: bytes) -> Traced:
         verdict,
         mark=_number(found.get(_A_MARK, b"")),
     )
+
+
+def _signed(data: bytes) -> int:
+    return int.from_bytes(data[:4], signed=True)
 
 
 def _number(data: bytes) -> int:

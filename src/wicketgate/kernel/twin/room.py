@@ -167,7 +167,7 @@ def _enter_namespaces() -> None:
 
 
 def unshare(flags: int) -> None:
-    """Move into new namespaces, as unshare(2) does. Raises OSError."""
+    """Move the calling process into new namespaces. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) != 0:
         number = ctypes.get_errno()

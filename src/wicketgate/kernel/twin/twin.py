@@ -84,7 +84,7 @@ class Twin:
         far = Netns.another()
         self._wires = Wires(home, far)
         snapshot = self.snapshot
-        lacking = [f"not read: {each.what}" for each in snapshot.unread if each.what != "neighbours"]
+        lacking = [f"not read: {each.what}" for each in snapshot.unread if not _spared(snapshot, each.what)]
         lacking += rebuild.make_links(snapshot, self._wires, f"/proc/{_outer_pid()}/fd/{far.descriptor}")
         lacking += rebuild.set_sysctls(snapshot)
         rebuild.links_up(snapshot)
@@ -343,6 +343,13 @@ _PROTOCOL = {
         ("udp", socket.AF_INET6, UDP), ("icmp", socket.AF_INET, 1), ("icmp", socket.AF_INET6, 58),
     )
 }  # fmt: skip
+
+
+def _spared(snapshot: Snapshot, what: str) -> bool:
+    """Whether a twin does without: neighbours all answer, a tunnel's peers are looked at where a packet meets them."""
+    if what.startswith(("iptables-nft-save", "ip6tables-nft-save", "nft -j")):
+        return snapshot.firewall.nft_text is not None  # the same rules as nft lists them
+    return what == "neighbours" or what.startswith("wireguard")
 
 
 def _send_on(sock: socket.socket, flow: Flow, number: int) -> None:
