@@ -8,6 +8,7 @@ the encrypted one. The first is looked up; the second is a datagram of its own, 
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -137,8 +138,8 @@ class Judgement:
         onwards = [each for each in packets if each not in echoes]
         if onwards:
             return self._forwarded(concern, onwards[0])
-        delivered = bool(echoes or seen.taken) or any(each in seen.counted for each in _TAKEN)
-        if delivered:
+        taken = any(each in seen.counted for each in _TAKEN) and not self._ignored(concern)
+        if echoes or seen.taken or taken:
             return self._home(concern, Outcome(works=False, forward=Verdict.DELIVERED), echoes)
         told = [each for each in seen.left if each.kind != "packet"]
         if told or any(each in seen.counted for each in _REFUSALS):
@@ -153,6 +154,12 @@ class Judgement:
             words = "the kernel counts IPReversePathFilter"
             return Outcome(works=False, forward=Verdict.DROPPED, code="rp-filter", reason=words)
         return Outcome(works=False, forward=Verdict.DROPPED, code=self._last_hook(), reason="it is not seen again")
+
+    def _ignored(self, concern: Concern) -> bool:
+        """An echo request that is counted, and then ignored."""
+        flow = concern.flow
+        value = self._snapshot.sysctls.get("net.ipv4.icmp_echo_ignore_all", "0")
+        return flow.protocol == "icmp" and flow.destination.version == 4 and value != "0"
 
     @staticmethod
     def _came(concern: Concern, answer: Sighting) -> Verdict:
@@ -206,7 +213,8 @@ class Judgement:
         if sent is None:
             if seen.taken:
                 raise StateError("what this host sends to itself is not played in a twin")
-            verdict = Verdict.REFUSED if seen.refused else Verdict.DROPPED
+            # EPERM is how a sender learns of a dropping rule in OUTPUT; the vocabulary calls that dropped.
+            verdict = Verdict.REFUSED if seen.refused not in (0, errno.EPERM) else Verdict.DROPPED
             words = f"the sender is told errno {seen.refused}" if seen.refused else "it is not seen to leave"
             return Outcome(works=False, forward=verdict, code=self._last_hook("forward"), reason=words)
         found = Outcome(

@@ -164,7 +164,19 @@ class Twin:
             raise StateError(f"nothing can be sent into {flow.iif}")
         ends = octets.ends_of(flow.source, flow.destination, flow.protocol, flow.source_port, flow.destination_port)
         self._wires.put(flow.iif, octets.build(ends, self._number, length=flow.length, tos=flow.tos))
-        return self._seen(before, self._number), self._number
+        seen = self._seen(before, self._number)
+        if seen.taken.startswith("tcp"):
+            # A connection that has begun would be taken for the next one's.
+            self._wires.put(flow.iif, octets.reset(ends, self._number))
+            self._drain()
+        return seen, self._number
+
+    def _drain(self) -> None:
+        """Let what is still on its way come to rest, and forget it."""
+        self._wires.settle([], self._listeners.datagram_sockets(), self._listeners.on_ready)
+        if self._tracing is not None and self._rules is not None:
+            self._tracing.read(self._rules)
+        self._listeners.reopen(half_open())
 
     def _check_neighbours(self) -> None:
         """Somebody who is not known to be on a wire was looked for there: only the place itself knows who answers."""
@@ -191,7 +203,6 @@ class Twin:
         after = counters()
         taken = self._listeners.arrived.pop(number, None) if number is not None else None
         words = f"udp {taken.address} {taken.port}" if taken else f"tcp {min(opened)}" if opened else ""
-        self._listeners.reopen(opened)
         return Seen(
             tuple(each for each in left if number is None or each.number == number),
             words,
@@ -209,6 +220,7 @@ class Twin:
         connected = _answered(self._sender, sent.ends.protocol)
         self._sender.close()
         self._sender = None
+        self._drain()
         return Seen(seen.left, seen.taken, seen.counted, seen.traced, connected)
 
     def _send_from_here(self, flow: Flow, before: dict[str, int]) -> tuple[Seen, int]:
@@ -244,8 +256,12 @@ class Twin:
         except OSError as error:
             refused = error.errno or 1
         seen = self._seen(before, None)
-        first = next((each for each in seen.left if each.ends.protocol == _PROTOCOL[flow.protocol, family]), None)
+        wanted = _PROTOCOL[flow.protocol, family]
+        ours = [each for each in seen.left if each.kind == "packet" and not each.answer]
+        first = next((each for each in ours if each.ends.protocol == wanted), None)
         number = first.number if first is not None else self._number
+        if first is None and flow.protocol == "tcp":
+            refused = refused or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return Seen(seen.left, seen.taken, seen.counted, seen.traced, refused=refused), number
 
     def carry(self, port: int, mark: int, endpoint: tuple[IPAddress, int], length: int) -> tuple[Sighting, ...]:
