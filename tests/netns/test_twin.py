@@ -164,7 +164,7 @@ def test_what_chance_decides_stays_unknown(place):
     unsure(snapshot, stranger_to())
     found = examined(snapshot, stranger_to())
     assert found.exit_code == 3
-    assert "in the twin 4 of 8 tries worked" in the(found).diagnosis.unknown
+    assert "in the twin 16 of 32 tries worked" in the(found).diagnosis.unknown
 
 
 def test_several_default_routes_of_one_metric_are_decided_by_the_twin(place):

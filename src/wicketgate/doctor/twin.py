@@ -93,7 +93,9 @@ def _with(
             unknown = f"{finding.diagnosis.unknown}; {each['mixed']}"
             finding = replace(finding, diagnosis=replace(finding.diagnosis, unknown=unknown))
         elif "decided" in each:
-            notes.append(f"the model cannot tell ({finding.diagnosis.unknown}); the twin decided: {name}")
+            notes.append(
+                f"the model cannot tell ({finding.diagnosis.unknown}); the twin decided, {each['tries']} tries alike: {name}"
+            )
             finding = replace(finding, diagnosis=_decided(snapshot, finding.diagnosis, each))
     if fixes:
         shown = [_judged(findings, finding, proved, fixes.get(at), notes) for at, proved in enumerate(finding.fixes)]

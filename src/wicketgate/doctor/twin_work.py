@@ -7,6 +7,7 @@ is put in force once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.verdict import Verdict
 
-TRIES = 8  # of a flow that the model cannot tell: what chance decides in one of two differs in one of them at least
+TRIES, MANY = 8, 32  # of a flow that the model cannot tell; where chance or a counter is at work, more
+_CHANCE = re.compile(r"statistic|numgen|random|limit|quota|hash")
 _NOT_TOLD = "is not in the listings"  # which chain was registered first: a twin's own order says nothing of it
 
 
@@ -101,10 +103,11 @@ class Work:
     def _decide(self, at: int, found: Diagnosis) -> None:
         if _NOT_TOLD in found.unknown:
             return
-        outcomes = []
+        tries = MANY if _CHANCE.search(found.unknown) else TRIES
+        outcomes: list[Outcome] = []
         words: list[tuple[str, Traced]] = []
         try:
-            for attempt in range(TRIES):
+            for attempt in range(tries):
                 outcomes.append(self._judgement.of(stranger_like(found.concern, attempt)))
                 words = words or self._judgement.traced
         except StateError as error:
@@ -112,10 +115,18 @@ class Work:
             return
         first = outcomes[0]
         if all(each.same_end(first) for each in outcomes):
-            self._tell({"flow": at, "decided": first.plain(), "way": self._way(found, first), "steps": _plain(words)})
+            self._tell(
+                {
+                    "flow": at,
+                    "decided": first.plain(),
+                    "way": self._way(found, first),
+                    "steps": _plain(words),
+                    "tries": tries,
+                }
+            )
         else:
             good = sum(each.works for each in outcomes)
-            self._tell({"flow": at, "mixed": f"in the twin {good} of {TRIES} tries worked"})
+            self._tell({"flow": at, "mixed": f"in the twin {good} of {tries} tries worked"})
 
     def _way(self, found: Diagnosis, outcome: Outcome) -> str:
         flow = found.concern.flow

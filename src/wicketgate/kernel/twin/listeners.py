@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from wicketgate.errors import StateError
@@ -18,7 +17,6 @@ from wicketgate.netpath.snapshot import ListeningSocket
 _SO_MARK, _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO, _IP_FREEBIND = 36, 8, 49, 50, 15
 _IPV6_FREEBIND = 78
 _ANCILLARY = 256
-_SYN_RECV = "03"  # net/tcp_states.h, as /proc/net/tcp prints it
 
 
 @dataclass(slots=True)
@@ -96,13 +94,6 @@ class Listeners:
         dual = [sock for each, sock in able if version == 4 and each.v6only is False]
         return next(iter(exact + dual), None)
 
-    def reopen(self, ports: Iterable[int]) -> None:
-        """Forget half-open connections: the kernel drops those of a listener that is gone."""
-        for port in ports:
-            for each in [each for each in self._open if (each.protocol, each.port) == ("tcp", port)]:
-                self.close(each)
-                self.listen(each)
-
 
 def spelled_end(wanted: ListeningSocket) -> str:
     """`0.0.0.0:9000`, `[::]:9000%eth0`."""
@@ -145,18 +136,6 @@ def _answering_from(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, 
         if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
             return [(level, kind, data[:16] + struct.pack("i", 0))]
     return []
-
-
-def half_open() -> set[int]:
-    """Ports with a connection that began: a SYN was taken by a listener."""
-    found = set()
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/thread-self/net/{name}", encoding="ascii") as file:
-            for line in file.read().splitlines()[1:]:
-                words = line.split()
-                if words[3] == _SYN_RECV:
-                    found.add(int(words[1].rpartition(":")[2], 16))
-    return found
 
 
 _COUNTERS = {

@@ -21,7 +21,8 @@ from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.process import Completed, run
 from wicketgate.kernel.sockets import listening_sockets
 from wicketgate.kernel.twin import nft_trace, octets, readback, rebuild, walls
-from wicketgate.kernel.twin.listeners import Listeners, counters, half_open, owned_socket
+from wicketgate.kernel.twin.half_open import close_silently, forget, half_open
+from wicketgate.kernel.twin.listeners import Listeners, counters, owned_socket
 from wicketgate.kernel.twin.octets import Sighting
 from wicketgate.kernel.twin.room import Netns, unshare
 from wicketgate.kernel.twin.wires import Wires, to_one_cpu
@@ -164,19 +165,7 @@ class Twin:
             raise StateError(f"nothing can be sent into {flow.iif}")
         ends = octets.ends_of(flow.source, flow.destination, flow.protocol, flow.source_port, flow.destination_port)
         self._wires.put(flow.iif, octets.build(ends, self._number, length=flow.length, tos=flow.tos))
-        seen = self._seen(before, self._number)
-        if seen.taken.startswith("tcp"):
-            # A connection that has begun would be taken for the next one's.
-            self._wires.put(flow.iif, octets.reset(ends, self._number))
-            self._drain()
-        return seen, self._number
-
-    def _drain(self) -> None:
-        """Let what is still on its way come to rest, and forget it."""
-        self._wires.settle([], self._listeners.datagram_sockets(), self._listeners.on_ready)
-        if self._tracing is not None and self._rules is not None:
-            self._tracing.read(self._rules)
-        self._listeners.reopen(half_open())
+        return self._seen(before, self._number), self._number
 
     def _check_neighbours(self) -> None:
         """Somebody who is not known to be on a wire was looked for there: only the place itself knows who answers."""
@@ -200,9 +189,11 @@ class Twin:
         self._wires.settle(left, self._listeners.datagram_sockets(), self._listeners.on_ready)
         self._check_neighbours()
         opened = half_open()
+        if not forget(opened):
+            raise StateError("this kernel cannot forget a connection that has begun (CONFIG_INET_DIAG_DESTROY)")
         after = counters()
         taken = self._listeners.arrived.pop(number, None) if number is not None else None
-        words = f"udp {taken.address} {taken.port}" if taken else f"tcp {min(opened)}" if opened else ""
+        words = f"udp {taken.address} {taken.port}" if taken else f"tcp {opened[0].port}" if opened else ""
         return Seen(
             tuple(each for each in left if number is None or each.number == number),
             words,
@@ -218,15 +209,14 @@ class Twin:
         if self._sender is None:
             return seen
         connected = _answered(self._sender, sent.ends.protocol)
-        self._sender.close()
+        close_silently(self._sender)
         self._sender = None
-        self._drain()
         return Seen(seen.left, seen.taken, seen.counted, seen.traced, connected)
 
     def _send_from_here(self, flow: Flow, before: dict[str, int]) -> tuple[Seen, int]:
         family = socket.AF_INET if flow.destination.version == 4 else socket.AF_INET6
         if self._sender is not None:
-            self._sender.close()
+            close_silently(self._sender)
         icmp = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
         try:
             if flow.protocol == "icmp":
