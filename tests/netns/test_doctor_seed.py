@@ -27,7 +27,10 @@ def seed(request, tmp_path_factory):
 @pytest.mark.parametrize("valid_mark", [0, 1])
 @pytest.mark.parametrize("rp", [0, 1, 2])
 def test_the_rule_is_named_and_the_first_fix_works(seed, rp, valid_mark):
-    """The client outside cannot connect; the doctor quotes the rule of `ip rule`; its first fix, typed, lets it in."""
+    """The client outside cannot connect; the doctor quotes the rule of `ip rule`; its first fix, typed, lets it in.
+
+    Every fix was tried in a twin.
+    """
     filters(seed, rp, valid_mark)
     assert not connects(seed, timeout=0.3)
     code, report = doctor(seed)
@@ -39,6 +42,7 @@ def test_the_rule_is_named_and_the_first_fix_works(seed, rp, valid_mark):
     assert "lookup 51820" in flow["cause"]["where"]
     fix = flow["fixes"][0]
     assert fix["side_effects"] == []
+    assert all(each["proved_by"] == ["model", "twin"] for each in flow["fixes"]), flow["fixes"]
     paste(seed, fix["commands"])
     try:
         assert connects(seed)
@@ -115,6 +119,7 @@ def test_an_iptables_drop_is_named_and_mended(pod, tool):
     assert flow["cause"]["code"] == "input-drop"
     assert flow["cause"]["where"] == "-A INPUT -p tcp -m tcp --dport 9000 -j DROP"
     assert flow["fixes"][0]["commands"][0].startswith(f"{tool} ")
+    assert flow["fixes"][0]["proved_by"] == ["model", "twin"]
     paste(pod, flow["fixes"][0]["commands"])
     assert connects(pod)
     paste(pod, flow["fixes"][0]["undo"])
@@ -131,6 +136,7 @@ def test_forwarding_off_is_named_and_mended(pod, tmp_path):
     assert flow["cause"]["where"] == "net.ipv4.conf.wg0.forwarding = 0"
     fix = flow["fixes"][0]
     assert fix["id"] == "forwarding+masquerade"
+    assert fix["proved_by"] == ["model", "twin"]
     paste(pod, fix["commands"])
     assert next(f for f in doctor(pod)[1]["flows"] if f["flow"]["iif"] == "wg0")["works"]
     paste(pod, fix["undo"])

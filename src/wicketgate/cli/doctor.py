@@ -6,16 +6,17 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from wicketgate.cli.flow_arguments import concern_of, ends_of
 from wicketgate.cli.place import look, look_here
 from wicketgate.doctor.apply import Surgeon
-from wicketgate.doctor.examine import Examination, Finding, examine
+from wicketgate.doctor.examine import Examination, Finding, Judge, examine
 from wicketgate.doctor.prove import Proved
 from wicketgate.doctor.report import headline, to_object, to_text
+from wicketgate.doctor.twin import TwinJudge
 from wicketgate.errors import InputError
 from wicketgate.kernel.namespace import uapi_dir_of
 from wicketgate.kernel.wg_common import UAPI_DIR
@@ -28,6 +29,7 @@ def doctor(
     bundle: str | None = None,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     to: str | None = None,
+    twin: Literal["auto", "never"] = "auto",
     apply: Annotated[bool, Parameter(negative="")] = False,
     yes: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -35,9 +37,10 @@ def doctor(
     """Say which rule breaks a flow here, and what mends it.
 
     Without --from and --to the flows that matter are found from the state itself: load balancer and kubelet to each
-    TCP listener on an uplink, a client to the WireGuard port, a tunnel client to the outside. Nothing is sent, and
-    without --apply nothing is changed: the ways are computed, and so is every fix that is shown. Run it as root, or the
-    firewall and other users' devices cannot be read.
+    TCP listener on an uplink, a client to the WireGuard port, a tunnel client to the outside. In the place itself nothing
+    is sent, and without --apply nothing is changed: the ways are computed, and every fix that is shown was tried on the
+    computed place and, where namespaces can be made, with real packets in a twin, a throw-away namespace rebuilt from what
+    was read. Run it as root, or the firewall and other users' devices cannot be read.
 
     Exit codes: 0 every flow works; 1 a flow is broken; 2 bad input; 3 the state could not be read, or no flow is known
     to be broken and one cannot be told.
@@ -54,6 +57,7 @@ def doctor(
         bundle: a file that `wicket snapshot` wrote, maybe elsewhere; `-` is standard input.
         from_: who sends, ADDRESS or ADDRESS:PORT; IPv6 with a port as [ADDRESS]:PORT. Without it: somebody elsewhere.
         to: who shall get it, ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp.
+        twin: auto tries fixes, and what cannot be computed, in a twin where one can be built; never does without.
         apply: put the best fix of each broken flow in force: asks first, reads the place again, and takes back what did
             not help or broke another flow.
         yes: with --apply, do not ask.
@@ -65,11 +69,12 @@ def doctor(
     ends = ends_of(from_, to) if to is not None else None
     snapshot = look(netns, bundle)
     asked = [concern_of(snapshot, ends)] if ends is not None else []
-    examination = examine(snapshot, asked)
+    judge = TwinJudge() if twin == "auto" else None
+    examination = examine(snapshot, asked, judge)
     if apply and examination.broken:
         if not json_:
             sys.stdout.write(to_text(examination))
-        return _apply(examination, asked, netns, yes=yes, json_=json_)
+        return _apply(examination, asked, netns, judge, yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
     else:
@@ -92,7 +97,9 @@ def _check_apply(*, apply: bool, yes: bool, json_: bool, bundle: str | None) -> 
         )
 
 
-def _apply(first: Examination, asked: list[Concern], netns: str | None, *, yes: bool, json_: bool) -> int:
+def _apply(
+    first: Examination, asked: list[Concern], netns: str | None, judge: Judge | None, *, yes: bool, json_: bool
+) -> int:
     uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
 
     def agree(finding: Finding, proved: Proved) -> bool:
@@ -108,7 +115,7 @@ def _apply(first: Examination, asked: list[Concern], netns: str | None, *, yes: 
     def say(line: str) -> None:
         print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
 
-    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked)
+    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked, judge)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C takes back, so does a kill
     last = surgeon.operate(first)
     if json_:

@@ -15,10 +15,10 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from wicketgate.doctor.examine import Examination, Finding, examine
+from wicketgate.doctor.examine import Examination, Finding, Judge, examine
 from wicketgate.doctor.prove import Proved
 from wicketgate.errors import StateError, WicketError
-from wicketgate.kernel.process import run
+from wicketgate.kernel.process import Completed, run
 from wicketgate.netpath.concerns import Concern
 from wicketgate.netpath.snapshot import Snapshot
 
@@ -56,12 +56,14 @@ class Surgeon:
         say: gets a line for everything that is done.
         agree: asks whether a fix shall be applied.
         asked: the flows to examine; none: those that matter.
+        judge: as of `examine`.
     """
 
     look: Look
     say: Say
     agree: Agree
     asked: Sequence[Concern] = ()
+    judge: Judge | None = None
     applied: list[Applied] = field(default_factory=list)
 
     def operate(self, first: Examination) -> Examination:
@@ -96,7 +98,7 @@ class Surgeon:
         commands = Commands(proved.fix.commands, proved.fix.undo, self.say)
         try:
             commands.run()
-            after = examine(self.look(), self.asked)
+            after = examine(self.look(), self.asked, self.judge)
             why = _worse(before, after, concern)
         except (WicketError, KeyboardInterrupt) as error:
             commands.take_back()
@@ -109,7 +111,7 @@ class Surgeon:
             commands.take_back()
             self.say(f"taken back: {why}")
             self.applied.append(Applied(concern, proved, kept=False, why=why))
-            return examine(self.look(), self.asked)
+            return examine(self.look(), self.asked, self.judge)
         self.say(f"it works now: {concern.spelled()}")
         self.applied.append(Applied(concern, proved, kept=True))
         return after
@@ -135,9 +137,17 @@ class Commands:
         commands: lines as they were shown: ip, nft, iptables, sysctl, wg.
         undo: their undoing, last command first; where there are fewer, they undo all together.
         say: gets each line that is run.
+        runner: runs them; without one, they are run here.
     """
 
-    def __init__(self, commands: Sequence[str], undo: Sequence[str], say: Say) -> None:
+    def __init__(
+        self,
+        commands: Sequence[str],
+        undo: Sequence[str],
+        say: Say,
+        runner: Callable[[list[str]], Completed] | None = None,
+    ) -> None:
+        self._runner = runner or (lambda argv: asyncio.run(run(argv, timeout=_SECONDS)))
         self._commands = commands
         self._undo = list(undo)
         self._say = say
@@ -154,7 +164,7 @@ class Commands:
             self._say(f"# {command}")
             made = argv[:3] in (["nft", "insert", "rule"], ["nft", "add", "rule"])
             self._begun.append(number)
-            done = asyncio.run(run([*argv[:1], "--echo", "--handle", *argv[1:]] if made else argv, timeout=_SECONDS))
+            done = self._runner([*argv[:1], "--echo", "--handle", *argv[1:]] if made else argv)
             if done.code != 0:
                 self._begun.remove(number)
                 raise StateError(f"{command}: {done.said}")
@@ -178,7 +188,7 @@ class Commands:
             for command in wanted:
                 self._say(f"# {command}")
                 try:
-                    done = asyncio.run(run(shlex.split(command), timeout=_SECONDS))
+                    done = self._runner(shlex.split(command))
                 except WicketError as error:
                     left.append(f"{command}: {error}")
                     continue

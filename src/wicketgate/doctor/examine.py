@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from wicketgate.doctor.advice import wrong_here
 from wicketgate.doctor.prove import Proved, Prover
@@ -61,6 +62,14 @@ class Examination:
         return BROKEN if self.broken else GOOD if self.works else UNREADABLE
 
 
+class Judge(Protocol):
+    """Looks again at what the model found, by other means."""
+
+    def review(self, snapshot: Snapshot, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+        """The findings as this judge sees them, and notes in sentences."""
+        ...
+
+
 def complete(snapshot: Snapshot) -> Snapshot:
     """The snapshot, when it has what every verdict rests on.
 
@@ -73,8 +82,13 @@ def complete(snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
+def examine(snapshot: Snapshot, asked: Sequence[Concern] = (), judge: Judge | None = None) -> Examination:
     """Examine these flows, or without any those that matter here.
+
+    Args:
+        snapshot: the place.
+        asked: the flows.
+        judge: has the last word on what is broken or unknown; without one it is the model's alone.
 
     Raises:
         StateError: what every verdict rests on was not read.
@@ -97,4 +111,7 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = ()) -> Examination:
     if snapshot.changed_while_read:
         notes.append("the state changed while it was read; run it again to be sure")
     notes += [f"not read: {each.what}: {each.why}" for each in snapshot.unread]
+    if judge is not None:
+        findings, more = judge.review(snapshot, findings)
+        notes += more
     return Examination(findings, tuple(notes))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wicketgate.doctor.change import Fix
 from wicketgate.doctor.firewall import Walkers
@@ -25,12 +25,14 @@ class Proved:
         proved_by: where it was tried.
         side_effects: flows that it breaks, or that become unknown with it, in sentences.
         mends: how many flows that were broken work with it.
+        after: the flow with it, as the model sees it.
     """
 
     fix: Fix
     proved_by: tuple[str, ...]
     side_effects: tuple[str, ...]
     mends: int
+    after: Diagnosis | None = None
 
 
 class Prover:
@@ -65,7 +67,7 @@ class Prover:
             changed, after = self._try(fix)
             reached = after[concern]
             if reached.works:
-                found.append(self._judged(fix, after))
+                found.append(replace(self._judged(fix, after), after=reached))
             elif depth + 1 < _DEEPEST and reached.cause is not None and reached.cause != diagnosis.cause:
                 self._search(concern, changed, reached, fix, found)
 
