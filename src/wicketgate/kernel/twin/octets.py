@@ -168,7 +168,7 @@ def ethertype_of(packet: bytes) -> int:
     return ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
 
 
-# struct arphdr { be16 hardware, protocol; u8 lengths[2]; be16 operation; u8 sha[6], spa[4], tha[6], tpa[4]; }; RFC 826
+# struct arphdr { be16 hardware, protocol; u8 lengths[2]; be16 operation; u8 sha[6], spa[4], target_mac[6], tpa[4]; }; RFC 826
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
 
 
