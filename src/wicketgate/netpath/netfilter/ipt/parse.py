@@ -24,6 +24,9 @@ BUILT_IN = {
 }
 _CHAIN = re.compile(r":(\S+) (ACCEPT|DROP|QUEUE|RETURN|-)(?: \[\d+:\d+\])?$")
 _RULE = re.compile(r"(?:\[(\d+):\d+\] )?(-A (\S+|\"[^\"]*\")(?: .*)?)$")
+_TABLE_LINE = re.compile(r"^\*(.+)$", re.MULTILINE)
+# iptables-nft-save prints it before the table
+_MIXED = re.compile(r"^# Table `(.+)' contains incompatible base-chains", re.MULTILINE)
 _SHORT = {
     "-s": "s", "--source": "s", "-d": "d", "--destination": "d", "-i": "i", "--in-interface": "i", "-o": "o",
     "--out-interface": "o", "-p": "p", "--protocol": "p", "--proto": "p",
@@ -112,6 +115,16 @@ def parse(text: str, *, source: str = "iptables-save") -> dict[str, Table]:
     if table is not None:
         raise InputError(f"{source}: table {table.name} has no COMMIT: the listing was cut off; take it again")
     return tables
+
+
+def table_names(text: str) -> tuple[str, ...]:
+    """The tables that a listing prints."""
+    return tuple(each.strip() for each in _TABLE_LINE.findall(text))
+
+
+def mixed_tables(text: str) -> frozenset[str]:
+    """Tables with base chains that nft made, which iptables-nft-save says it cannot print."""
+    return frozenset(_MIXED.findall(text))
 
 
 def _add_chain(table: Table, line: str, source: str, number: int) -> None:
