@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -69,26 +71,45 @@ def objects(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def with_objects(snapshot: Snapshot, changed: list[dict[str, Any]]) -> Snapshot:
     """The snapshot with other nftables objects. The printed listing no longer fits them and is left out."""
-    text = json.dumps({"nftables": changed})
+    return _with_json(snapshot, json.dumps({"nftables": changed}))
+
+
+def _with_json(snapshot: Snapshot, text: str) -> Snapshot:
     return replace(snapshot, firewall=replace(snapshot.firewall, nft_json=text, nft_text=None))
 
 
 def base_chain(snapshot: Snapshot, family: str, table: str, hook: str) -> str | None:
     """The table's base chain at a hook that is of type filter."""
-    for each in objects(snapshot):
-        chain = each.get("chain")
-        if (
-            isinstance(chain, dict)
-            and (chain.get("family"), chain.get("table"), chain.get("hook")) == (family, table, hook)
-            and chain.get("type") == "filter"
-        ):
+    for chain in _chains(snapshot, family, table):
+        if (chain.get("hook"), chain.get("type")) == (hook, "filter"):
             return str(chain["name"])
     return None
+
+
+def _chains(snapshot: Snapshot, family: str, table: str) -> Iterator[dict[str, Any]]:
+    """The chains of a table, in the order of the listing."""
+    text = snapshot.firewall.nft_json or ""
+    # As nft prints them; a quote within a string of JSON has a backslash before it, so nothing else looks like this.
+    head = f'{{"chain": {{"family": {json.dumps(family)}, "table": {json.dumps(table)}, '
+    found = [each.start() for each in re.finditer(re.escape(head), text)]
+    if found:
+        decoder = json.JSONDecoder()
+        yield from (decoder.raw_decode(text, at)[0]["chain"] for at in found)
+        return
+    for each in objects(snapshot):
+        chain = each.get("chain")
+        if isinstance(chain, dict) and (chain.get("family"), chain.get("table")) == (family, table):
+            yield chain
 
 
 def insert_rule(snapshot: Snapshot, family: str, table: str, chain: str, expressions: list[Any]) -> Snapshot:
     """`nft insert rule`: as the first rule of a chain."""
     rule = {"rule": {"family": family, "table": table, "chain": chain, "handle": 999_999, "expr": expressions}}
+    text = snapshot.firewall.nft_json or ""
+    head = json.dumps({"rule": {"family": family, "table": table, "chain": chain, "handle": 0}}).removesuffix("0}}")
+    at = text.find(head)
+    if at >= 0:
+        return _with_json(snapshot, f"{text[:at]}{json.dumps(rule)}, {text[at:]}")
     found = objects(snapshot)
     place = (family, table, chain)
     for at, each in enumerate(found):
