@@ -128,7 +128,7 @@ class Judge:
         script = ["nft flush ruleset"]
         for tool in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             if tool not in dict(rules.restore):
-                script.append(f"[ -s /proc/net/{tool.split('tables')[0]}_tables_names ] && {tool} <<'END'\n{_EMPTY}END")
+                script.append(f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END")
         if rules.nft:
             script.append(f"nft -f - <<'END' || exit 9\n{rules.nft}END")
         for tool, text in rules.restore:
@@ -174,6 +174,7 @@ class Judge:
             if followed:
                 replies = self._round(model, rules, [each for each in map(self._reply, passed) if each], "reply")
                 self._round(model, rules, [each for each in map(self._again, replies) if each], "after the reply")
+            self.stand.deafen()
 
         on_one_cpu(run)
         self.tally.seconds += time.monotonic() - started
@@ -216,6 +217,8 @@ class Judge:
         if seen.verdict != "sent" or connection.state is ConnState.UNTRACKED or connection.state is ConnState.INVALID:
             return None
         assert seen.ends is not None
+        if packet.protocol == UDP and not packet.iif:
+            self.stand.listen(packet.family, packet.source_port)
         answer = replace(
             packet.with_ends(seen.ends.turned()), iif=seen.oif, mark=0, from_socket=False, uid=None, gid=None, hop_limit=64,
             tcp_flags=SYN | ACK if packet.protocol == TCP else 0,

@@ -159,6 +159,7 @@ class FilterStand:
     out4: socket.socket = field(init=False)
     out6: socket.socket = field(init=False)
     sentinels: int = 0
+    listening: dict[tuple[int, int], socket.socket] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         pod, near = self.pod, self.near
@@ -221,8 +222,25 @@ class FilterStand:
             self.into[name].bind((name, 0))
 
     def close(self) -> None:
+        self.deafen()
         for each in (self.tap, *self.raw, *self.into.values(), self.conntrack, self.out4, self.out6):
             each.close()
+
+    def listen(self, family: int, port: int) -> None:
+        """Have a UDP socket on this port, so that what comes to it is answered by no ICMP error.
+
+        Such an error is one more packet of the connection: it meets the rules of OUTPUT and POSTROUTING, and may change
+        the connection's mark.
+        """
+        if (family, port) not in self.listening:
+            kind = socket.AF_INET if family == 4 else socket.AF_INET6
+            self.listening[family, port] = self.pod.call(lambda: _udp(kind, port))
+
+    def deafen(self) -> None:
+        """Close what `listen` opened."""
+        for each in self.listening.values():
+            each.close()
+        self.listening.clear()
 
     def forget_connections(self) -> None:
         """Empty the conntrack table (IPCTNL_MSG_CT_DELETE without attributes)."""
@@ -293,6 +311,14 @@ class FilterStand:
         parsed = parse(data)
         if parsed is not None and parsed.nonce is not None and not parsed.error:
             found.setdefault(parsed.nonce, []).append(Seen("delivered", parsed.ends, mark))
+
+
+def _udp(kind: socket.AddressFamily, port: int) -> socket.socket:
+    made = socket.socket(kind, socket.SOCK_DGRAM)
+    if kind == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    made.bind(("", port))
+    return made
 
 
 def _mark(ancillary: list[tuple[int, int, bytes]]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address
 from random import Random
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from netns.filter_judge import Judge, shrink
-from netns.filter_rules import Maker
+from netns.filter_rules import Maker, Rules
 from netns.filter_stand import FilterStand
 from wicketgate.lab.host import Host
+from wicketgate.netpath.packet import UDP, Packet
 
 # Bigger: WICKETGATE_FILTER_RULESETS=2000 WICKETGATE_FILTER_SEED=7 pytest tests/netns/test_netfilter_against_kernel.py
 RULESETS = int(os.environ.get("WICKETGATE_FILTER_RULESETS", "25"))
@@ -58,3 +60,21 @@ def test_random_rulesets(stand: FilterStand, capsys: pytest.CaptureFixture[str])
         print(f"\nnetfilter against the kernel: {judge.tally.line()}")
     assert judge.tally.cases > RULESETS * FLOWS
     assert judge.tally.unknown.total() < 0.05 * judge.tally.cases, judge.tally.unknown.most_common(3)
+
+
+def test_a_mark_that_input_clears_and_postrouting_restores(stand: FilterStand) -> None:
+    """Found with seed 12: what answers a local socket meets CONNMARK in INPUT, and the next packet is marked by what that left."""
+    legacy = (
+        "*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
+        "-A INPUT -m conntrack --ctstatus SEEN_REPLY -j CONNMARK --set-xmark 0x0/0xff\n"
+        "-A POSTROUTING -j CONNMARK --restore-mark\nCOMMIT\n"
+    )
+    nft = "table inet t0 {\n chain b1 { type filter hook postrouting priority 0; policy accept;\n  ct mark set 0x2\n }\n}\n"
+    flow = Packet(
+        ip_address("fd99::1"), ip_address("2001:db8::5"), UDP, 30122, 51820, mark=1, uid=0, gid=0, from_socket=True
+    )
+    judge = Judge(stand)
+    judge.load(Rules())  # a restore leaves the tables that it does not name
+    assert judge.judge(Rules(nft, (("ip6tables-legacy-restore", legacy),)), [flow]) == []
+    assert judge.tally.cases == 3
+    assert judge.tally.verdicts == {"sent": 2, "delivered": 1}

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from wicketgate.cli.ask import ask
 from wicketgate.cli.flow_arguments import concern_of, ends_of
 from wicketgate.cli.place import look, look_here
 from wicketgate.doctor.examine import Examination, Finding, Judge, examine
@@ -123,7 +124,7 @@ def _apply(
             print(f"    {command}")
         for effect in proved.side_effects:
             print(f"    but: {effect}")
-        return input("Apply this? [y/N] ").strip().lower() in ("y", "yes")
+        return ask("Apply this? [y/N] ").strip().lower() in ("y", "yes")
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
