@@ -128,7 +128,9 @@ class Judge:
         script = ["nft flush ruleset"]
         for tool in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             if tool not in dict(rules.restore):
-                script.append(f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END")
+                script.append(
+                    f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END"
+                )
         if rules.nft:
             script.append(f"nft -f - <<'END' || exit 9\n{rules.nft}END")
         for tool, text in rules.restore:
