@@ -16,16 +16,17 @@ from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.walk import Walker
 
 # Words of listings whose rules look into policy routing, or at settings: their verdict may change with a rule.
+_OF_ROUTING = ("links", "addresses", "routes", "rules", "neighbours", "sysctls", "unread")  # what `Routing` reads
 _ASK_ROUTING = ("fib", "rpfilter", "socket")
 
 
-def filter_of(snapshot: Snapshot) -> Filter:
+def filter_of(snapshot: Snapshot, routing: Routing | None = None) -> Filter:
     """The filter of a snapshot.
 
     Raises:
         InputError: a listing is damaged.
     """
-    return Ruleset(snapshot, routing=Routing(snapshot))
+    return Ruleset(snapshot, routing=routing or Routing(snapshot))
 
 
 class Walkers:
@@ -37,13 +38,18 @@ class Walkers:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._filter = filter_of(snapshot)
+        self._routing = Routing(snapshot)
+        self._filter = filter_of(snapshot, self._routing)
         listings = [text for text in astuple(snapshot.firewall) if text]
         self._asks_routing = any(word in text for text in listings for word in _ASK_ROUTING)
 
     def of(self, snapshot: Snapshot) -> Walker:
         """A walker of a snapshot that differs from the first by a fix."""
-        return Walker(snapshot, self._filter if self._same_filter(snapshot) else filter_of(snapshot))
+        first = self._snapshot
+        same = all(getattr(snapshot, part) is getattr(first, part) for part in _OF_ROUTING)
+        routing = self._routing if same else Routing(snapshot, like=self._routing)
+        netfilter = self._filter if self._same_filter(snapshot) else filter_of(snapshot, routing)
+        return Walker(snapshot, netfilter, routing=routing)
 
     def _same_filter(self, snapshot: Snapshot) -> bool:
         """The filter of the first snapshot would decide the same in this one."""

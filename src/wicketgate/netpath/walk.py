@@ -51,11 +51,12 @@ class Walker:
     Args:
         snapshot: the namespace.
         netfilter: its firewall; without one, every hook accepts.
+        routing: of the same snapshot, where it is made already.
     """
 
-    def __init__(self, snapshot: Snapshot, netfilter: Filter | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, netfilter: Filter | None = None, *, routing: Routing | None = None) -> None:
         self.snapshot = snapshot
-        self.routing = Routing(snapshot)
+        self.routing = routing or Routing(snapshot)
         self.netfilter: Filter = netfilter or NoFilter()
         self._links = {link.name: link for link in snapshot.links}
         self._cryptokeys = {state.ifname: Cryptokey(state) for state in snapshot.wireguard}
