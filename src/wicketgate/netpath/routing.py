@@ -7,7 +7,7 @@ ip6_route_input() of net/ipv6/route.c, read from Linux 6.18.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
@@ -23,6 +23,7 @@ from wicketgate.netpath.lookup import (
     Unsure,
     route_line,
 )
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.settings import Settings
 from wicketgate.netpath.snapshot import (
     RT_TABLE_DEFAULT,
@@ -255,7 +256,7 @@ class Routing:
         if device and device not in self._groups:
             return Refused("ENODEV", f"there is no interface {device}")
         strict = question.strict or needs_strict(destination) or bool(device and question.source is None)
-        answer = self.lookup(replace(question, prefer=device, strict=strict))
+        answer = self.lookup(replaced(question, prefer=device, strict=strict))
         if isinstance(answer, Refused | Unsure):
             return answer
         route = answer.route
@@ -288,7 +289,7 @@ class Routing:
     def input6(self, question: Question) -> Way | Refused | Unsure:
         """The way of an IPv6 packet that came in by `question.iif` (ip6_route_input_lookup)."""
         strict = needs_strict(question.destination)
-        answer = self.lookup(replace(question, prefer=question.iif, strict=strict))
+        answer = self.lookup(replaced(question, prefer=question.iif, strict=strict))
         if isinstance(answer, Refused | Unsure):
             return answer
         route = answer.route

@@ -108,6 +108,7 @@ class Ruleset:
                 _leave_to_iptables(parsed[key], table)
         self._nft = [NftEvaluator(table, self._facts, lambda: self._words) for table in parsed.values()]
         self._hooks: dict[tuple[Hook, Family], _HookChains] = {}
+        self._nat_of: dict[Family, bool] = {}
 
     @cached_property
     def _words(self) -> Mapping[ChainKey, tuple[str, ...]]:
@@ -178,7 +179,9 @@ class Ruleset:
         return (*orders[run.choose(len(orders), doubt)], *group[_MOST_ORDERS:])
 
     def _has_nat(self, family: Family) -> bool:
-        return any(self._nat_entries(hook, family) for hook in conntrack.SIDE)
+        if family not in self._nat_of:
+            self._nat_of[family] = any(self._nat_entries(hook, family) for hook in conntrack.SIDE)
+        return self._nat_of[family]
 
     def _chains(self, hook: Hook, family: Family) -> _HookChains:
         if (hook, family) not in self._hooks:
