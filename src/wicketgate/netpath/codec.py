@@ -107,6 +107,12 @@ def _no_constants(name: str) -> NoReturn:
     raise InputError(f"snapshot: {name} is no JSON number; allowed: finite numbers")
 
 
+def _short(key: str) -> str:
+    """A key as a path shows it: bounded, and printable."""
+    shown = key if key.isprintable() else json.dumps(key)
+    return shown if len(shown) <= _LONGEST_QUOTE else shown[:_LONGEST_QUOTE] + "..."
+
+
 def _quote(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
@@ -146,7 +152,7 @@ def _read(kind: Any, value: Any, path: str) -> Any:
     # Mapping[str, str] is the last form there is; a new one in snapshot.py fails the round-trip test.
     if not isinstance(value, dict):
         _refuse(path, value, "an object of strings")
-    return MappingProxyType({key: _read_plain(str, item, f"{path}.{key}") for key, item in value.items()})
+    return MappingProxyType({key: _read_plain(str, item, f"{path}.{_short(key)}") for key, item in value.items()})
 
 
 def _read_object(kind: type, value: Any, path: str) -> Any:
@@ -155,7 +161,7 @@ def _read_object(kind: type, value: Any, path: str) -> Any:
     fields = _fields(kind)
     for key in value:
         if key not in fields:
-            _refuse(f"{path}.{key}", value[key], f"no such key here; known: {', '.join(fields)}")
+            _refuse(f"{path}.{_short(key)}", value[key], f"no such key here; known: {', '.join(fields)}")
     for name, (_, needed) in fields.items():
         if needed and name not in value:
             raise InputError(f"snapshot: {path}.{name}: missing; it must be given")
