@@ -8,6 +8,7 @@ only when it runs, so that `wicket --help` and shell completion stay fast. It re
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -127,6 +128,7 @@ def main() -> NoReturn:
     except SystemExit as stop:
         # cyclopts has printed what was wrong with the arguments, and every such case is bad input to us.
         code = 0 if stop.code in {0, None} else InputError.exit_code
+    gc.freeze()  # what is left ends with the process; Python would look through all of it once more for cycles
     sys.exit(code)
 
 
