@@ -21,19 +21,16 @@ def owner(port: int, proc: str = PROC) -> str:
         port: nlmsg_pid of an event; 0 is the kernel itself.
         proc: where proc(5) is mounted.
     """
-    if port <= 0:
+    if not port:
         return ""
     try:
         sockets = _inodes(port, proc)
-        held = (
-            {os.readlink(f"{proc}/{port}/fd/{each}") for each in os.listdir(f"{proc}/{port}/fd")} if sockets else set()
-        )
-        if not held & sockets:
-            return ""
-        with open(f"{proc}/{port}/comm", encoding="utf-8", errors="replace") as file:
-            return f"{file.read().strip()}[{port}]"
+        if sockets and sockets & {os.readlink(f"{proc}/{port}/fd/{each}") for each in os.listdir(f"{proc}/{port}/fd")}:
+            with open(f"{proc}/{port}/comm", encoding="utf-8", errors="replace") as file:
+                return f"{file.read().strip()}[{port}]"
     except OSError:
-        return ""
+        pass  # it has ended, or is another user's
+    return f"netlink port {port}"
 
 
 def _inodes(port: int, proc: str) -> set[str]:
