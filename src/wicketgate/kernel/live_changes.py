@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from wicketgate.kernel.events import Change, Event, Kind
+from wicketgate.kernel.events import Change, Event
 from wicketgate.kernel.live_parts import ROUTES, Part
 from wicketgate.kernel.netlink_owner import owner
 from wicketgate.kernel.nft_commits import Commit
+from wicketgate.kernel.sysctl import part as sysctl_part
 from wicketgate.netpath.change import (
     Action,
     Difference,
@@ -37,7 +38,6 @@ from wicketgate.netpath.spelling import list_rule, spell_address, spell_route
 OWN = "this process"
 _MOST_SEARCHED = 20_000  # routes among which the one is searched that another took the place of
 _KNOWN_FOR = 1.0  # seconds that the process behind a netlink port is remembered; a flood has one
-_PART_OF_EVENT = {Kind.RULE: Part.RULES}
 
 Tables = dict[Part, Counter[Any]]
 
@@ -182,7 +182,7 @@ class Teller:
         elif part is Part.RULES:
             found = list(_rules_read(before, value, told))
         elif part is Part.SYSCTLS:
-            found = list(sysctl_differences(before, value))
+            found = [each for each in sysctl_differences(before, value) if not self._follows(each)]
         elif part is Part.WIREGUARD:
             found = list(wireguard_differences(before, value))
         elif part is Part.SOCKETS:
@@ -196,6 +196,12 @@ class Teller:
             for each in found:
                 legacy = each.what is What.IPTABLES and "-legacy" in each.text
                 self._publish(_change(each, at, "" if legacy else names, told=bool(names) and not legacy))
+
+    def _follows(self, setting: Difference) -> bool:
+        """`net.ipv6.conf.eth0.mtu` goes with the link's MTU, which has its own line."""
+        name = setting.text.partition(" ")[0]
+        mtus = {f"net.ipv6.conf.{sysctl_part(link.name)}.mtu": str(link.mtu) for link in self._links.values()}
+        return mtus.get(name) == setting.value
 
     def _links_read(self, links: tuple[Link, ...]) -> Iterator[Difference]:
         gone = set(self._links) - {link.index for link in links}
