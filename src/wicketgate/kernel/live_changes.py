@@ -175,7 +175,7 @@ class Teller:
             found = list(self._links_read(value))
         elif part is Part.ADDRESSES:
             found = list(self._addresses_read(value))
-        elif not compare or value is before:
+        elif not compare or (value is before and not told):
             return
         elif part in ROUTES:
             found = list(_routes_read(before, value, told))
@@ -242,15 +242,16 @@ def _route_difference(action: Action, route: Route, before: Route | None) -> Dif
 
 
 def _unheard(before: Iterable[Any], after: Iterable[Any], told: Counter[Any]) -> tuple[list[Any], list[Any]]:
-    """What went and what came, without what was told."""
-    difference = Counter(after)
-    difference.subtract(before)
+    """What went and what came, without what was told. What went and came back with one word went unheard as well."""
+    was, now = Counter(before), Counter(after)
     gone, come = [], []
-    for thing, count in difference.items():
-        if count > 0:
-            come += [thing] * (count - max(0, told[thing]))
+    for thing in was.keys() | now.keys() | told.keys():
+        count = now[thing] - was[thing] - told[thing]
+        # One way of an IPv6 multipath route is told as removed, and was never a route of its own.
+        if count > 0 and thing in now:
+            come += [thing] * count
         elif count < 0:
-            gone += [thing] * (-count - max(0, -told[thing]))
+            gone += [thing] * -count
     return gone, come
 
 
@@ -264,12 +265,19 @@ def _rules_read(before: Iterable[Rule], after: Iterable[Rule], told: Counter[Any
 
 def _routes_read(before: Iterable[Route], after: Iterable[Route], told: Counter[Any]) -> Iterator[Difference]:
     gone, come = _unheard(map(lasting, before), map(lasting, after), told)
-    replaced = {route_key(each) for each, count in told.items() if count > 0}
-    lost = {route_key(each): each for each in gone}
-    for route in come:
-        old = lost.pop(route_key(route), None)
-        yield _route_difference(Action.ADDED if old is None else Action.CHANGED, route, old)
+    replaced: dict[object, set[Route]] = {}
+    for route, count in told.items():
+        if count > 0:
+            replaced.setdefault(route_key(route), set()).add(route)
+    lost: dict[object, list[Route]] = {}
     for route in gone:
-        # One that another took the place of went with that one's event.
-        if route_key(route) in lost and route_key(route) not in replaced:
-            yield _route_difference(Action.REMOVED, route, None)
+        lost.setdefault(route_key(route), []).append(route)
+    for route in come:
+        places = lost.get(route_key(route))
+        old = places.pop() if places else None
+        yield _route_difference(Action.ADDED if old is None else Action.CHANGED, route, old)
+    for key, routes in lost.items():
+        for route in routes:
+            # One whose place another took went with that one's event.
+            if not replaced.get(key, set()) - {route}:
+                yield _route_difference(Action.REMOVED, route, None)

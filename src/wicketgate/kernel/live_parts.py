@@ -26,8 +26,11 @@ class Part(StrEnum):
 
 ROUTES = frozenset({Part.ROUTES_4, Part.ROUTES_6})
 # No event tells all that may happen to them.
-# Of addresses: an IPv6 one is there, and tentative, a second before its event.
-ALWAYS = frozenset({Part.ADDRESSES, Part.NEIGHBOURS, Part.SYSCTLS, Part.WIREGUARD, Part.SOCKETS})
+# Of links: netdev_state_change() says nothing of one that is down (its alias, its group). Of addresses: an IPv6 one is
+# there, and tentative, a second before its event.
+ALWAYS = frozenset({Part.LINKS, Part.ADDRESSES, Part.NEIGHBOURS, Part.SYSCTLS, Part.WIREGUARD, Part.SOCKETS})
+# What is looked at in intervals for those who listen
+LOOKED_AT = ALWAYS - {Part.NEIGHBOURS} | {Part.FIREWALL}
 # Routes go without a word with their link, address or nexthop object.
 BY_KIND = {
     Kind.LINK: frozenset({Part.LINKS}) | ROUTES,

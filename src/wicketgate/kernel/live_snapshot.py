@@ -8,10 +8,10 @@ While nobody asks, an event costs a flag. What each part rests on:
 
 | part | becomes stale by |
 |---|---|
-| links, rules | their events |
+| rules | their events |
 | routes | their events; events of links, addresses and nexthop objects, with which routes go without a word |
 | firewall | nftables' commits; legacy iptables' tables are compared at each `current()`, without a program |
-| addresses, neighbours, settings, sockets, WireGuard devices | no event tells all of it: they are read at each `current()` |
+| links, addresses, neighbours, settings, sockets, WireGuard devices | no event tells all of it: read at each `current()` |
 
 For who subscribes there is `run()`: it reads again what went without an event, lists the firewall when it changed, and
 looks at what no event tells of once in `interval` seconds. Nothing of that runs without a subscriber.
@@ -37,7 +37,7 @@ from wicketgate.kernel.ears import Ears, places_of
 from wicketgate.kernel.legacy_tables import fingerprints
 from wicketgate.kernel.listings import read_firewall
 from wicketgate.kernel.live_changes import Teller
-from wicketgate.kernel.live_parts import ALWAYS, Generation, Part, silent_by, stale_by
+from wicketgate.kernel.live_parts import ALWAYS, LOOKED_AT, Generation, Part, silent_by, stale_by
 from wicketgate.kernel.netlink import Netlink
 from wicketgate.kernel.nft_commits import Commit
 from wicketgate.kernel.snapshot import read_sockets, read_wireguard
@@ -185,7 +185,7 @@ class LiveSnapshot:
             self._unsure.clear()
             if loop.time() >= look_at + self._interval:
                 look_at = loop.time()
-                wanted |= {Part.SYSCTLS, Part.WIREGUARD, Part.SOCKETS, Part.FIREWALL}
+                wanted |= LOOKED_AT
             if wanted:
                 async with self._lock:
                     await self._refresh(self._parts & wanted)

@@ -181,13 +181,16 @@ def _iptables(program: str, before: str, after: str) -> Iterator[Difference]:
                 yield Difference(What.IPTABLES, Action.REMOVED, f"{command} -X {name}")
             elif chain.head not in ("ACCEPT", "-"):
                 yield Difference(What.IPTABLES, Action.CHANGED, f"{command} -P {name} ACCEPT (was {chain.head})")
+    # Chains before the rules that jump to them.
+    for table, name in (key for key in now if key not in was):
+        if name not in BUILT_IN.get(table, ()):
+            command = program if table == "filter" else f"{program} -t {table}"
+            yield Difference(What.IPTABLES, Action.ADDED, f"{command} -N {name}")
     for key, chain in now.items():
         table, name = key
         command = program if table == "filter" else f"{program} -t {table}"
         old = was.get(key)
         built_in = name in BUILT_IN.get(table, ())
-        if old is None and not built_in:
-            yield Difference(What.IPTABLES, Action.ADDED, f"{command} -N {name}")
         policy = old.head if old is not None else "ACCEPT"
         if built_in and chain.head != policy:
             yield Difference(What.IPTABLES, Action.CHANGED, f"{command} -P {name} {chain.head} (was {policy})")
