@@ -43,7 +43,7 @@ def watch(
     netns: str | None = None,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     to: str | None = None,
-    flows: bool = True,
+    no_flows: Annotated[bool, Parameter(negative="")] = False,
     all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
     interval: float = 1.0,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -65,14 +65,14 @@ def watch(
         netns: look into this network namespace: a name of `ip netns`, a path, or `pid:N`.
         from_: who sends the flow of --to, ADDRESS or ADDRESS:PORT. Without it: somebody elsewhere.
         to: judge this flow alone, ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp.
-        flows: judge flows; --no-flows writes changes alone.
+        no_flows: judge none, write changes alone.
         all_: also the routes that the kernel keeps in table local by itself.
         interval: seconds between looks at what the kernel sends no event for.
         json_: write one JSON object a line, for log systems.
     """
     if from_ is not None and to is None:
         raise InputError(f"--from {from_} without --to; --to ADDRESS:PORT/PROTO names the other end")
-    if to is not None and not flows:
+    if to is not None and no_flows:
         raise InputError(f"--to {to} with --no-flows: read both; allowed: one of them")
     if not 0.1 <= interval <= 3600:
         raise InputError(f"--interval {interval:g}: allowed: 0.1 to 3600 seconds")
@@ -85,7 +85,7 @@ def watch(
             return [concern_of(snapshot, known)]
 
     uapi_dir = enter_place(netns)
-    book = FlowWatch(asked) if flows else None
+    book = None if no_flows else FlowWatch(asked)
     live = LiveSnapshot(uapi_dir=uapi_dir, interval=interval)
     asyncio.run(_Watcher(live, book, netns, everything=all_, as_json=json_).run())
     return 0
