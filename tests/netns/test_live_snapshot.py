@@ -406,6 +406,23 @@ def test_an_overflow_is_said_and_everything_read_again(host, listening):
     host.acall(main)
 
 
+def test_a_flood_does_not_hold_the_answer_up(host, monkeypatch):
+    """Events that come faster than they can be taken: an answer all the same, which says that it may be none."""
+    monkeypatch.setattr(live_snapshot, "MOST_BATCHES", 3)
+
+    async def main():
+        async with LiveSnapshot() as live:
+            first = await live.current()
+            assert not first.changed_while_read
+            real = live._ears.drain
+            monkeypatch.setattr(live._ears, "drain", lambda: real() and False)
+            assert (await live.current()).changed_while_read
+            monkeypatch.setattr(live._ears, "drain", real)
+            assert not (await live.current()).changed_while_read
+
+    host.acall(main)
+
+
 def test_a_listener_that_does_not_listen_is_told_what_it_lost(host):
     """A subscription is bounded, and says how much did not fit."""
     rules = "".join(f"rule add pref {n} lookup 7\n" for n in range(1000, 1200))

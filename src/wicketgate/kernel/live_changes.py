@@ -56,6 +56,7 @@ class Teller:
         self._addresses: dict[tuple[int, object], Address] = {}
         self._told: Tables = {}
         self._first: set[Part] = set(Part)
+        self._index: dict[Part, tuple[tuple[Route, ...], dict[object, list[Route]]]] = {}
         self._owners: dict[int, tuple[float, str]] = {}
 
     def start(self, held: Mapping[Part, Any], stale: Iterable[Part]) -> None:
@@ -144,13 +145,23 @@ class Teller:
         held = self._held.get(part, ())
         if part in self._first or len(held) > _MOST_SEARCHED:
             return None
-        key, told = route_key(route), self._told.get(part, Counter())
-        alike = Counter(lasting(each) for each in held if route_key(each) == key)
-        for each, count in told.items():
+        key = route_key(route)
+        alike = Counter(map(lasting, self._by_key(part, held).get(key, ())))
+        for each, count in self._told.get(part, Counter()).items():
             if route_key(each) == key:
                 alike[each] += count
         there = [each for each, count in alike.items() if count > 0]
         return there[0] if len(there) == 1 else None
+
+    def _by_key(self, part: Part, held: tuple[Route, ...]) -> dict[object, list[Route]]:
+        kept = self._index.get(part)
+        if kept is not None and kept[0] is held:
+            return kept[1]
+        index: dict[object, list[Route]] = {}
+        for route in held:
+            index.setdefault(route_key(route), []).append(route)
+        self._index[part] = held, index
+        return index
 
     def _count(self, part: Part, thing: Route | Rule, by: int) -> None:
         self._told.setdefault(part, Counter())[thing] += by

@@ -52,6 +52,7 @@ _MOVING = re.compile(
 )
 NUD_FAILED = 0x20  # linux/neighbour.h
 ATTEMPTS = 5  # a guess: a place that changes during each of five readings is being flooded, and the snapshot says so
+MOST_BATCHES = 200  # of events, before a reading: some 20,000 in full, or 400,000 unheard; more is a flood
 INTERVAL = 1.0  # seconds between looks at what no event tells of, for subscribers
 
 
@@ -230,7 +231,7 @@ class LiveSnapshot:
         """Read what is stale of these parts, and what no event tells of; whether it stood still at last."""
         todo = set(wanted & ALWAYS)
         for _ in range(ATTEMPTS):
-            await self._drained()
+            heard = await self._drained()
             if Part.FIREWALL in wanted:
                 self._compare_legacy()
             todo |= self._stale & wanted
@@ -241,7 +242,7 @@ class LiveSnapshot:
             self._stale -= todo
             commits, self._commits = self._commits, []
             fresh = await self._read(todo)
-            await self._drained()
+            heard &= await self._drained()
             again = self._stale & todo
             if again:
                 self._commits = commits + self._commits
@@ -249,6 +250,8 @@ class LiveSnapshot:
                 if part not in again:
                     self._accept(part, value, missing, commits if part is Part.FIREWALL else ())
             todo = again
+            if not heard:
+                return False
             if not self._stale & wanted:
                 return True
         for part in todo:
@@ -258,16 +261,22 @@ class LiveSnapshot:
             self._teller.forget(part)
         return False
 
-    async def _drained(self) -> None:
-        for _ in iter(self._ears.drain, True):
+    async def _drained(self) -> bool:
+        """Take what lies there; False when more kept coming than could be taken."""
+        for _ in range(MOST_BATCHES):
+            if self._ears.drain():
+                return True
             await asyncio.sleep(0)
+        return False
 
     def _compare_legacy(self) -> None:
         try:
             now: dict[str, str] | None = fingerprints()
         except StateError:
             now = None  # no right; then the listing says so
-        if now != self._fingerprints:
+        listing = self._held.get(Part.FIREWALL)
+        deaf = self._ears.no_nft and listing is not None and listing.nft_text is not None
+        if deaf or now != self._fingerprints:
             self._stale.add(Part.FIREWALL)
         self._fingerprints = now
 
