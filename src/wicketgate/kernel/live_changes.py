@@ -276,10 +276,10 @@ def _rules_read(before: Iterable[Rule], after: Iterable[Rule], told: Counter[Any
 
 def _routes_read(before: Iterable[Route], after: Iterable[Route], told: Counter[Any]) -> Iterator[Difference]:
     gone, come = _unheard(map(lasting, before), map(lasting, after), told)
-    replaced: dict[object, set[Route]] = {}
+    told_added: dict[object, set[Route]] = {}
     for route, count in told.items():
         if count > 0:
-            replaced.setdefault(route_key(route), set()).add(route)
+            told_added.setdefault(route_key(route), set()).add(route)
     lost: dict[object, list[Route]] = {}
     for route in gone:
         lost.setdefault(route_key(route), []).append(route)
@@ -289,6 +289,10 @@ def _routes_read(before: Iterable[Route], after: Iterable[Route], told: Counter[
         yield _route_difference(Action.ADDED if old is None else Action.CHANGED, route, old)
     for key, routes in lost.items():
         for route in routes:
-            # One whose place another took went with that one's event.
-            if not replaced.get(key, set()) - {route}:
+            if not any(_grown_from(route, other) for other in told_added.get(key, ())):
                 yield _route_difference(Action.REMOVED, route, None)
+
+
+def _grown_from(route: Route, other: Route) -> bool:
+    """An IPv6 route that got one more way is told as a new route, and the old one not as removed."""
+    return route.family == 6 and route != other and set(route.nexthops) <= set(other.nexthops)

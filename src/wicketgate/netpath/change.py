@@ -125,10 +125,17 @@ def _address_words(address: Address) -> list[str]:
 
 
 def lasting(route: Route) -> Route:
-    """The route without what the links' state makes of it (dead, linkdown): the same for events and listings."""
-    if not any(hop.flags & ~RTNH_F_ONLINK for hop in route.nexthops):
+    """The route without what differs between an event and a listing of the same one.
+
+    That is what the links' state makes of it (dead, linkdown), and the order of an IPv6 route's ways.
+    """
+    hops = route.nexthops
+    if not any(hop.flags & ~RTNH_F_ONLINK for hop in hops) and (len(hops) < 2 or route.family == 4):
         return route
-    return replace(route, nexthops=tuple(replace(hop, flags=hop.flags & RTNH_F_ONLINK) for hop in route.nexthops))
+    kept = [replace(hop, flags=hop.flags & RTNH_F_ONLINK) for hop in hops]
+    if route.family == 6:
+        kept.sort(key=lambda hop: (int(hop.via or 0), hop.oif, hop.weight))
+    return replace(route, nexthops=tuple(kept))
 
 
 def route_key(route: Route) -> tuple[object, ...]:

@@ -78,6 +78,9 @@ def test_what_the_links_state_makes_of_a_route_is_no_change():
     route = Route(ip_network("0.0.0.0/0"), nexthops=(NextHop("eth0", ip_address("10.0.0.1"), flags=4 | 16 | 1),))
     assert lasting(route).nexthops[0].flags == 4
     assert lasting(lasting(route)) == lasting(route)
+    ways = (NextHop("eth0", ip_address("fe80::2")), NextHop("eth0", ip_address("fe80::1")))
+    one, other = (Route(ip_network("2001:db8::/64"), nexthops=each) for each in (ways, ways[::-1]))
+    assert lasting(one) == lasting(other)
 
 
 def test_settings_that_came_with_an_interface_are_no_change():
