@@ -41,6 +41,7 @@ COMMANDS = (
     Command("probe", "Make a WireGuard handshake, and a ping through the tunnel, from outside."),
     Command("doctor", "Say which rule breaks a flow here, and a fix that was tried before it is shown."),
     Command("trace", "Walk one packet's way, and its answer's, step by step."),
+    Command("watch", "Write every change of links, routes, rules and firewall, and what it broke."),
     Command("lab", "The whole story on one machine: client, load balancer, nodes, pods."),
     Command("snapshot", "Print the network state of this machine or pod as JSON."),
 )
