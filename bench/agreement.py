@@ -141,7 +141,9 @@ def routing(result: Result, cases: int, chosen: int) -> None:
                 here = Row()
                 for question in questions:
                     problem, unknown = judge.disagreement(question, model)
-                    here.add(1, unknown and problem is None, problem is not None)
+                    here.add(1, bool(unknown) and problem is None, problem is not None)
+                    if unknown:
+                        result.reasons[f"{unknown}"] += 1
                     if problem is not None:
                         result.problems.append(f"routing, seed {chosen}: {question}: {problem}")
                 counted.add(here.cases, here.unknown, here.wrong)
@@ -153,7 +155,6 @@ def routing(result: Result, cases: int, chosen: int) -> None:
     with Host.create(f"agree-routes-{os.getpid()}") as host:
         host.call(inside)
     result.rows = {"all routing": counted, **result.rows}
-    result.reasons["a routing question that the model calls unknown"] += counted.unknown
 
 
 def netfilter(result: Result, cases: int, chosen: int) -> None:

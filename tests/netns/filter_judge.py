@@ -128,7 +128,9 @@ class Judge:
         script = ["nft flush ruleset"]
         for tool in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             if tool not in dict(rules.restore):
-                script.append(f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END")
+                script.append(
+                    f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END"
+                )
         if rules.nft:
             script.append(f"nft -f - <<'END' || exit 9\n{rules.nft}END")
         for tool, text in rules.restore:
@@ -236,8 +238,8 @@ class Judge:
     def _again(self, passed: tuple[_Flow, Seen, Connection]) -> _Flow | None:
         reply, _, connection = passed
         first = self._first.get(reply.nonce)
-        if first is None or first.packet.protocol != UDP:
-            return None
+        if first is None or first.packet.protocol != UDP or connection.state is ConnState.UNTRACKED:
+            return None  # the connection that an untracked answer belongs to never hears of it
         return _Flow(
             first.packet, replace(connection, direction="original", state=ConnState.ESTABLISHED), self._number()
         )

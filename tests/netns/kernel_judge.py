@@ -105,8 +105,8 @@ class Judge:
         for name, value in world.sysctls.items():
             sysctl.write(name, str(value))
 
-    def disagreement(self, ask: Ask, routing: Routing) -> tuple[str | None, bool]:
-        """What kernel and model do not agree on, and whether the model said that it does not know.
+    def disagreement(self, ask: Ask, routing: Routing) -> tuple[str | None, str]:
+        """What kernel and model do not agree on, and why the model does not know; empty when it does.
 
         The kernel settles some things on its own time (an IPv6 address's local route comes from a work queue), so a
         disagreement counts when it stays with a fresh snapshot.
@@ -117,7 +117,7 @@ class Judge:
             if problem is None:
                 break
             routing = Routing(self.snapshot())
-        return problem, isinstance(said, Unsure)
+        return problem, said.reason if isinstance(said, Unsure) else ""
 
     def snapshot(self) -> Snapshot:
         """The namespace now."""
