@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claim: of 10,000 random cases the model agrees with the kernel in each that it does not call unknown.
 
-Two kinds of case, made anew on every run (--seed repeats one):
+Three kinds of case, made anew on every run (WICKETGATE_AGREEMENT_SEED repeats one):
 - routing: random rules, routes, nexthop objects, addresses and settings; the kernel is asked for the way
   (RTM_GETROUTE), its egress, gateway, type, chosen source and errno are compared;
+- packets: the like, into which real packets come; their end, egress, next hop and the kernel's drop reason are compared
+  (the reason where tracefs can be had);
 - netfilter: random rulesets of nftables and both iptables; real packets go into a namespace, with their replies and
   what follows; their end, egress, mark and translation are compared.
 
@@ -29,11 +31,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from _bench import conditions, goal, run, table
+from netns.drop_tap import DropTap, why_no_tap
 from netns.filter_judge import Judge as FilterJudge
 from netns.filter_rules import Maker, Rules
-from netns.filter_stand import FilterStand
+from netns.filter_stand import FilterStand, on_one_cpu
 from netns.kernel_judge import Judge as RouteJudge
-from netpath_worlds import Ask, World, asks, worlds
+from netns.packet_judge import Judge as PacketJudge
+from netpath_worlds import Ask, World, asks, open_worlds, worlds
 from wicketgate.lab.host import Host
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Rule
@@ -42,7 +46,7 @@ CASES = int(os.environ.get("WICKETGATE_AGREEMENT_CASES", "10000"))
 SEED = int(os.environ.get("WICKETGATE_AGREEMENT_SEED", "0"))  # 0: another one on each run
 QUICK = 1500
 FLOWS = 40  # packets for each ruleset, before replies
-ROUTING_SHARE = 0.4
+ROUTING_SHARE, PACKETS_SHARE = 0.3, 0.2
 
 # What a ruleset's text has when it has the feature.
 FILTER_FEATURES = {
@@ -88,6 +92,7 @@ class Result:
     problems: list[str] = field(default_factory=list)
     silent: int = 0
     rejected: int = 0
+    no_tap: str = ""
 
     def row(self, name: str) -> Row:
         """The line of that name."""
@@ -157,6 +162,45 @@ def routing(result: Result, cases: int, chosen: int) -> None:
     result.rows = {"all routing": counted, **result.rows}
 
 
+def packets(result: Result, cases: int, chosen: int) -> None:
+    """Send so many packets into rules, routes and settings."""
+    counted = Row()
+    result.no_tap = why_no_tap()
+
+    def inside(far: Host, tap: DropTap | None) -> None:
+        with PacketJudge(far, tap) as judge:
+            while counted.cases < cases:
+                # Counted while it runs: how many packets a world has is drawn too.
+                @seed(chosen + counted.cases)
+                @settings(
+                    max_examples=10, database=None, deadline=None, phases=[Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                )  # fmt: skip
+                @given(open_worlds(), st.lists(asks(), min_size=40, max_size=60))
+                def check(world: World, questions: list[Ask]) -> None:
+                    problems, here, unknown = judge.judge(world, questions)
+                    counted.add(here, unknown, len(problems))
+                    result.problems += [f"packets, seed {chosen}: {problem}\n{world}" for problem in problems]
+
+                check()
+            for verdict, times in judge.verdicts.items():
+                result.row(f"packet {verdict}").add(times, times if verdict == "unknown" else 0, 0)
+            result.reasons += judge.unknown
+            result.silent += judge.untold
+            result.rejected += sum(times for verdict, times in judge.verdicts.items() if verdict.startswith("refused"))
+
+    def traced(far: Host) -> None:
+        if result.no_tap:
+            on_one_cpu(lambda: inside(far, None))
+            return
+        with DropTap() as tap:
+            on_one_cpu(lambda: inside(far, tap))
+
+    with Host.create(f"agree-packets-{os.getpid()}") as pod, Host.create(f"agree-far-{os.getpid()}") as far:
+        pod.call(lambda: traced(far))
+    result.rows["all packets"] = counted
+
+
 def netfilter(result: Result, cases: int, chosen: int) -> None:
     """Send so many packets."""
     counted = Row()
@@ -181,7 +225,8 @@ def netfilter(result: Result, cases: int, chosen: int) -> None:
             stand.close()
     result.row("all netfilter").add(counted.cases, counted.unknown, counted.wrong)
     result.problems += tally.wrong
-    result.silent, result.rejected = tally.silent, tally.verdicts["rejected"]
+    result.silent += tally.silent
+    result.rejected += tally.verdicts["rejected"]
     for reason, times in tally.unknown.items():
         result.reasons[re.sub(r"^[^:]*: ", "", reason)] += times
 
@@ -192,10 +237,11 @@ def measure(quick: bool) -> None:
     result = Result()
     began = time.monotonic()
     routing(result, int(cases * ROUTING_SHARE), chosen)
-    between = time.monotonic()
-    netfilter(result, cases - result.rows["all routing"].cases, chosen)
-    ended = time.monotonic()
-    heads = {"all routing": between - began, "all netfilter": ended - between}
+    routed = time.monotonic()
+    packets(result, int(cases * PACKETS_SHARE), chosen)
+    sent = time.monotonic()
+    netfilter(result, cases - result.rows["all routing"].cases - result.rows["all packets"].cases, chosen)
+    heads = {"all routing": routed - began, "all packets": sent - routed, "all netfilter": time.monotonic() - sent}
     total = Row()
     for name in heads:
         total.add(result.rows[name].cases, result.rows[name].unknown, result.rows[name].wrong)
@@ -205,7 +251,8 @@ def measure(quick: bool) -> None:
     rows += [row.cells(f"  {name}") for name, row in sorted(result.rows.items())]
     table(["feature", "cases", "agree", "disagree", "unknown", "unknown %"], rows)
     speeds = ", ".join(f"{name[4:]} {count[name] / seconds:.0f}" for name, seconds in heads.items())
-    print(f"\ncases a second: {speeds}; of {result.rejected} rejections {result.silent} silent")
+    print(f"\ndrop reasons: {'not compared: ' + result.no_tap if result.no_tap else 'compared'}")
+    print(f"cases a second: {speeds}; of {result.rejected} rejections {result.silent} silent")
     for reason, times in result.reasons.most_common(5):
         print(f"unknown {times} times: {reason}")
     for problem in result.problems[:3]:

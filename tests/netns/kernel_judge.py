@@ -82,6 +82,10 @@ class Judge:
         )
         return done.stderr
 
+    def _carrier(self, *, up: bool) -> list[str]:
+        """What gives e2 its carrier, or takes it."""
+        return [f"link set p2 {'up' if up else 'down'}"]
+
     def apply(self, world: World) -> None:
         """Take the earlier configuration out and this one in. What the kernel refuses is left out."""
         for family in (4, 6):
@@ -91,7 +95,7 @@ class Judge:
             if family == 4:
                 lines += [f"addr flush dev {device}" for device in DEVICES]
                 lines += ["addr flush dev lo", "addr add 127.0.0.1/8 dev lo"]
-                lines.append(f"link set p2 {'up' if world.carrier else 'down'}")
+                lines += self._carrier(up=world.carrier)
             else:
                 lines += [f"addr flush dev {device}" for device in DEVICES]
                 lines += ["addr flush dev lo", "addr add ::1/128 dev lo"]
