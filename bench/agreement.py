@@ -9,8 +9,9 @@ Three kinds of case, made anew on every run (WICKETGATE_AGREEMENT_SEED repeats o
 - netfilter: random rulesets of nftables and both iptables; real packets go into a namespace, with their replies and
   what follows; their end, egress, mark and translation are compared.
 
-A ruleset counts for every feature that its text has. `silent` are rejections whose ICMP error or reset was not seen:
-it may have been filtered on its way out, or not been sent, so there only the packet's own end was compared.
+A ruleset counts for every feature that its text has. Where tracefs can be had, every packet that is dropped must be
+dropped for the reason that the model has. `silent` are rejections whose ICMP error or reset was not seen: it may have
+been filtered on its way out, which the trace tells, or not been sent.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ class Result:
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     silent: int = 0
+    filtered: int = 0
     rejected: int = 0
     no_tap: str = ""
 
@@ -203,12 +205,20 @@ def packets(result: Result, cases: int, chosen: int) -> None:
 
 def netfilter(result: Result, cases: int, chosen: int) -> None:
     """Send so many packets."""
+    if result.no_tap:
+        _netfilter(result, cases, chosen, None)
+        return
+    with DropTap() as tap:
+        _netfilter(result, cases, chosen, tap)
+
+
+def _netfilter(result: Result, cases: int, chosen: int, tap: DropTap | None) -> None:
     counted = Row()
     chance = Random(chosen)
     with Host.create(f"agree-pod-{os.getpid()}") as pod, Host.create(f"agree-near-{os.getpid()}") as near:
         stand = FilterStand(pod, near)
         try:
-            judge = FilterJudge(stand)
+            judge = FilterJudge(stand, tap)
             tally, number = judge.tally, 0
             while counted.cases < cases:
                 maker = Maker(Random(chance.getrandbits(64)))
@@ -226,6 +236,7 @@ def netfilter(result: Result, cases: int, chosen: int) -> None:
     result.row("all netfilter").add(counted.cases, counted.unknown, counted.wrong)
     result.problems += tally.wrong
     result.silent += tally.silent
+    result.filtered += tally.filtered
     result.rejected += tally.verdicts["rejected"]
     for reason, times in tally.unknown.items():
         result.reasons[re.sub(r"^[^:]*: ", "", reason)] += times
@@ -252,7 +263,10 @@ def measure(quick: bool) -> None:
     table(["feature", "cases", "agree", "disagree", "unknown", "unknown %"], rows)
     speeds = ", ".join(f"{name[4:]} {count[name] / seconds:.0f}" for name, seconds in heads.items())
     print(f"\ndrop reasons: {'not compared: ' + result.no_tap if result.no_tap else 'compared'}")
-    print(f"cases a second: {speeds}; of {result.rejected} rejections {result.silent} silent")
+    print(
+        f"cases a second: {speeds}; of {result.rejected} rejections {result.silent} silent, "
+        f"{result.filtered} of them by a rule that took the error itself"
+    )
     for reason, times in result.reasons.most_common(5):
         print(f"unknown {times} times: {reason}")
     for problem in result.problems[:3]:
