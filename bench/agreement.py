@@ -54,6 +54,8 @@ FILTER_FEATURES = {
     "nft": r"^table ", "nft sets": r"@(plain|wide|pairs|ports)", "nft concatenations": r"saddr \. ip6? daddr|@pairs",
     "nft verdict maps": r"vmap", "nft maps": r" map \{", "nft jump, goto": r"(jump|goto) u\d", "nft fib": r"\bfib ",
     "nft payload": r"@(th|nh),", "nft ct": r"\bct ", "nft marks": r"meta mark", "nft nat": r"dnat|snat|masquerade|redirect",
+    "nft chains of type route": r"type route", "nft log, limit": r"log prefix|limit rate",
+    "nft dscp, hop limit": r"dscp|hoplimit|ip ttl",
     "nft reject": r"^ .*reject", "nft notrack": r"^ .*notrack", "nft nfproto": r"nfproto",
     "iptables, user chains": r"-[jg] U\d", "iptables mark, connmark": r"-j (MARK|CONNMARK)|-m (mark|connmark)",
     "iptables conntrack": r"-m (conntrack|state) ", "iptables nat": r"-j (DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)",
@@ -61,6 +63,8 @@ FILTER_FEATURES = {
     "iptables multiport, iprange": r"-m (multiport|iprange)",
     "iptables statistic, limit": r"-m (statistic|limit)",
     "iptables rpfilter": r"-m rpfilter", "iptables owner": r"-m owner",
+    "iptables physdev, devgroup": r"-m (physdev|devgroup)", "iptables TCPMSS": r"-j TCPMSS",
+    "iptables LOG, NFLOG, TRACE": r"-j (LOG|NFLOG|TRACE)", "iptables DSCP, TTL, HL": r"-j (DSCP|TTL|HL)|-m dscp",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from wicketgate.netpath.netfilter.ruleset import Ruleset
 from wicketgate.netpath.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Connection, ConnState, Packet
 from wicketgate.netpath.snapshot import IPAddress
 
-BY_A_RULE = "NETFILTER_DROP"
+BY_A_RULE, UNTRACED = "NETFILTER_DROP", "not traced"
 _LOCAL = frozenset(map(ip_address, LOCAL))
 _UP = [ip_network(each) for each in ("10.99.0.0/24", "172.16.0.0/16", "fd99::/64", "fd72::/64")]
 
@@ -98,7 +98,7 @@ class Tally:
     unknown: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     silent: int = 0  # rejections of which nothing was seen
-    filtered: int = 0  # of these, the ICMP error or reset was thrown away by a rule, as the kernel traced it
+    filtered: int = 0  # of these, a rule took the ICMP error or reset itself, as the kernel traced it
     seconds: float = 0.0
 
     def line(self) -> str:
@@ -210,7 +210,7 @@ class Judge:
         reasons = self.tap.read() if self.tap is not None else None
         for flow, each in zip(flows, said, strict=True):
             seen = _decisive(found.get(flow.nonce, []))
-            why = reasons.get(flow.nonce, []) if reasons is not None else [BY_A_RULE]
+            why = reasons.get(flow.nonce, []) if reasons is not None else [UNTRACED]
             self.tally.cases += 1
             if each.seen is None:
                 self.tally.unknown[each.unknown] += 1
@@ -272,10 +272,13 @@ def _decisive(seen: list[Seen]) -> Seen:
 def _agree(said: Seen, seen: Seen, why: list[str]) -> bool:
     if said.verdict == "rejected" and seen.verdict == "rejected":
         return seen.how == said.how
-    if seen == DROPPED and BY_A_RULE not in why:
+    untraced = why == [UNTRACED]
+    if seen == DROPPED and not untraced and BY_A_RULE not in why:
         return False
-    # A rejection's ICMP error or reset may be filtered on its way out.
-    return said == seen or (said.verdict == "rejected" and seen == DROPPED)
+    if said.verdict == "rejected" and seen == DROPPED:
+        # Its ICMP error or reset was filtered on its way out: then that was dropped too.
+        return untraced or why.count(BY_A_RULE) > 1
+    return said == seen
 
 
 def _without(rules: Rules, refused: str, line: int) -> Rules:

@@ -115,7 +115,8 @@ def parse(data: bytes) -> Parsed | None:
         if len(upper) < 14:
             return Parsed(Ends(a, b, TCP, sport, dport), sequence)
         ack, _, flags = struct.unpack("!IBB", upper[8:14])
-        nonce = (ack - 1) & 0xFFFFFFFF if flags & 16 else sequence
+        # A reset that answers what had an ACK begins where that said (RFC 9293, 3.10.7.1).
+        nonce = (ack - 1) & 0xFFFFFFFF if flags & 16 else (sequence - bool(flags & 4)) & 0xFFFFFFFF
         return Parsed(Ends(a, b, TCP, sport, dport), nonce, "tcp-reset" if flags & 4 else "", flags)
     if protocol in (ICMP, ICMPV6) and len(upper) >= 12:
         kind, code = upper[0], upper[1]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from wicketgate.errors import StateError
+from wicketgate.kernel.hidden_matches import reveal
 from wicketgate.kernel.process import run
 from wicketgate.netpath.snapshot import Firewall, Unread
 
@@ -48,7 +50,9 @@ async def read_firewall() -> tuple[Firewall, tuple[Unread, ...]]:
     names = list(_COMMANDS)
     # Quick programs, but not free: the calls run side by side.
     texts = await asyncio.gather(*(_listing(name, unread) for name in names))
-    return Firewall(**dict(zip(names, texts, strict=True))), tuple(unread)
+    firewall = Firewall(**dict(zip(names, texts, strict=True)))
+    nft_json, nft_text = await reveal(firewall.nft_json, firewall.nft_text)
+    return replace(firewall, nft_json=nft_json, nft_text=nft_text), tuple(unread)
 
 
 async def _listing(name: str, unread: list[Unread]) -> str | None:
