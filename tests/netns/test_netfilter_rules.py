@@ -13,7 +13,7 @@ from netns.filter_judge import Judge
 from netns.filter_rules import Rules
 from netns.filter_stand import FilterStand
 from wicketgate.lab.host import Host
-from wicketgate.netpath.packet import SYN, TCP, UDP, Packet
+from wicketgate.netpath.packet import ICMP, ICMPV6, SYN, TCP, UDP, Packet
 
 BUILT_IN = {
     "raw": "PREROUTING OUTPUT", "mangle": "PREROUTING INPUT FORWARD OUTPUT POSTROUTING",
@@ -179,6 +179,29 @@ def test_dnat_from_output_to_this_host(judge: Judge) -> None:
         rules = restore(nat="-A OUTPUT -p udp -m udp --dport 9000 -j REDIRECT --to-ports 53", filter="-A INPUT -i lo -p udp -j DROP"
                         if family == 6 else "-A INPUT -i lo -p tcp -j DROP")  # fmt: skip
         agree(judge, Rules(restore=((f"{tool}-legacy-restore", rules),)), {"sent"})
+
+
+def test_an_echo_request_is_in_no_set_of_services(judge: Judge) -> None:
+    """`th dport` of ICMP reads octets that are not known; the protocol beside it settles that it is no service's."""
+    nft = """table inet a {
+ map services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.98.0.2 . tcp . 80 : drop } }
+ map wide { type ipv6_addr . inet_proto . inet_service : verdict; flags interval; elements = { fd98::/16 . tcp . 1-65535 : drop } }
+ chain c { type filter hook forward priority 0; policy accept;
+  ip daddr . meta l4proto . th dport vmap @services
+  ip6 daddr . meta l4proto . th dport vmap @wide
+  meta l4proto . th dport != { udp . 53, tcp . 53 } drop
+ }
+}
+"""
+    pings = [
+        Packet(ip_address(a), ip_address(b), number, icmp_type=kind, iif="up0", length=length)
+        for a, b, number, kind, length in (
+            ("10.99.0.2", "10.98.0.2", ICMP, 8, 32), ("fd99::2", "fd98::2", ICMPV6, 128, 52)
+        )
+    ]  # fmt: skip
+    judge.tally.unknown.clear()
+    assert not judge.judge(Rules(nft), [*packets(), *pings])
+    assert not judge.tally.unknown
 
 
 def test_the_device_group_that_has_a_name(judge: Judge) -> None:
