@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Claim: of 10,000 random cases the model agrees with the kernel in each that it does not call unknown.
 
-Two kinds of case, made anew on every run (--seed repeats one):
+Three kinds of case, made anew on every run (WICKETGATE_AGREEMENT_SEED repeats one):
 - routing: random rules, routes, nexthop objects, addresses and settings; the kernel is asked for the way
   (RTM_GETROUTE), its egress, gateway, type, chosen source and errno are compared;
+- packets: the like, into which real packets come; their end, egress, next hop and the kernel's drop reason are compared
+  (the reason where tracefs can be had);
 - netfilter: random rulesets of nftables and both iptables; real packets go into a namespace, with their replies and
   what follows; their end, egress, mark and translation are compared.
 
-A ruleset counts for every feature that its text has. `silent` are rejections whose ICMP error or reset was not seen:
-it may have been filtered on its way out, or not been sent, so there only the packet's own end was compared.
+A ruleset counts for every feature that its text has. Where tracefs can be had, every packet that is dropped must be
+dropped for the reason that the model has. `silent` are rejections whose ICMP error or reset was not seen: it may have
+been filtered on its way out, which the trace tells, or not been sent.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from _bench import conditions, goal, run, table
+from netns.drop_tap import DropTap, why_no_tap
 from netns.filter_judge import Judge as FilterJudge
 from netns.filter_rules import Maker, Rules
-from netns.filter_stand import FilterStand
+from netns.filter_stand import FilterStand, on_one_cpu
 from netns.kernel_judge import Judge as RouteJudge
-from netpath_worlds import Ask, World, asks, worlds
+from netns.packet_judge import Judge as PacketJudge
+from netpath_worlds import Ask, World, asks, open_worlds, worlds
 from wicketgate.lab.host import Host
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Rule
@@ -42,13 +47,15 @@ CASES = int(os.environ.get("WICKETGATE_AGREEMENT_CASES", "10000"))
 SEED = int(os.environ.get("WICKETGATE_AGREEMENT_SEED", "0"))  # 0: another one on each run
 QUICK = 1500
 FLOWS = 40  # packets for each ruleset, before replies
-ROUTING_SHARE = 0.4
+ROUTING_SHARE, PACKETS_SHARE = 0.3, 0.2
 
 # What a ruleset's text has when it has the feature.
 FILTER_FEATURES = {
     "nft": r"^table ", "nft sets": r"@(plain|wide|pairs|ports)", "nft concatenations": r"saddr \. ip6? daddr|@pairs",
     "nft verdict maps": r"vmap", "nft maps": r" map \{", "nft jump, goto": r"(jump|goto) u\d", "nft fib": r"\bfib ",
     "nft payload": r"@(th|nh),", "nft ct": r"\bct ", "nft marks": r"meta mark", "nft nat": r"dnat|snat|masquerade|redirect",
+    "nft chains of type route": r"type route", "nft log, limit": r"log prefix|limit rate",
+    "nft dscp, hop limit": r"dscp|hoplimit|ip ttl",
     "nft reject": r"^ .*reject", "nft notrack": r"^ .*notrack", "nft nfproto": r"nfproto",
     "iptables, user chains": r"-[jg] U\d", "iptables mark, connmark": r"-j (MARK|CONNMARK)|-m (mark|connmark)",
     "iptables conntrack": r"-m (conntrack|state) ", "iptables nat": r"-j (DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP)",
@@ -56,6 +63,8 @@ FILTER_FEATURES = {
     "iptables multiport, iprange": r"-m (multiport|iprange)",
     "iptables statistic, limit": r"-m (statistic|limit)",
     "iptables rpfilter": r"-m rpfilter", "iptables owner": r"-m owner",
+    "iptables physdev, devgroup": r"-m (physdev|devgroup)", "iptables TCPMSS": r"-j TCPMSS",
+    "iptables LOG, NFLOG, TRACE": r"-j (LOG|NFLOG|TRACE)", "iptables DSCP, TTL, HL": r"-j (DSCP|TTL|HL)|-m dscp",
 }  # fmt: skip
 
 
@@ -87,7 +96,9 @@ class Result:
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     silent: int = 0
+    filtered: int = 0
     rejected: int = 0
+    no_tap: str = ""
 
     def row(self, name: str) -> Row:
         """The line of that name."""
@@ -141,7 +152,9 @@ def routing(result: Result, cases: int, chosen: int) -> None:
                 here = Row()
                 for question in questions:
                     problem, unknown = judge.disagreement(question, model)
-                    here.add(1, unknown and problem is None, problem is not None)
+                    here.add(1, bool(unknown) and problem is None, problem is not None)
+                    if unknown:
+                        result.reasons[f"{unknown}"] += 1
                     if problem is not None:
                         result.problems.append(f"routing, seed {chosen}: {question}: {problem}")
                 counted.add(here.cases, here.unknown, here.wrong)
@@ -153,17 +166,63 @@ def routing(result: Result, cases: int, chosen: int) -> None:
     with Host.create(f"agree-routes-{os.getpid()}") as host:
         host.call(inside)
     result.rows = {"all routing": counted, **result.rows}
-    result.reasons["a routing question that the model calls unknown"] += counted.unknown
+
+
+def packets(result: Result, cases: int, chosen: int) -> None:
+    """Send so many packets into rules, routes and settings."""
+    counted = Row()
+    result.no_tap = why_no_tap()
+
+    def inside(far: Host, tap: DropTap | None) -> None:
+        with PacketJudge(far, tap) as judge:
+            while counted.cases < cases:
+                # Counted while it runs: how many packets a world has is drawn too.
+                @seed(chosen + counted.cases)
+                @settings(
+                    max_examples=10, database=None, deadline=None, phases=[Phase.generate],
+                    suppress_health_check=list(HealthCheck),
+                )  # fmt: skip
+                @given(open_worlds(), st.lists(asks(), min_size=40, max_size=60))
+                def check(world: World, questions: list[Ask]) -> None:
+                    problems, here, unknown = judge.judge(world, questions)
+                    counted.add(here, unknown, len(problems))
+                    result.problems += [f"packets, seed {chosen}: {problem}\n{world}" for problem in problems]
+
+                check()
+            for verdict, times in judge.verdicts.items():
+                result.row(f"packet {verdict}").add(times, times if verdict == "unknown" else 0, 0)
+            result.reasons += judge.unknown
+            result.silent += judge.untold
+            result.rejected += sum(times for verdict, times in judge.verdicts.items() if verdict.startswith("refused"))
+
+    def traced(far: Host) -> None:
+        if result.no_tap:
+            on_one_cpu(lambda: inside(far, None))
+            return
+        with DropTap() as tap:
+            on_one_cpu(lambda: inside(far, tap))
+
+    with Host.create(f"agree-packets-{os.getpid()}") as pod, Host.create(f"agree-far-{os.getpid()}") as far:
+        pod.call(lambda: traced(far))
+    result.rows["all packets"] = counted
 
 
 def netfilter(result: Result, cases: int, chosen: int) -> None:
     """Send so many packets."""
+    if result.no_tap:
+        _netfilter(result, cases, chosen, None)
+        return
+    with DropTap() as tap:
+        _netfilter(result, cases, chosen, tap)
+
+
+def _netfilter(result: Result, cases: int, chosen: int, tap: DropTap | None) -> None:
     counted = Row()
     chance = Random(chosen)
     with Host.create(f"agree-pod-{os.getpid()}") as pod, Host.create(f"agree-near-{os.getpid()}") as near:
         stand = FilterStand(pod, near)
         try:
-            judge = FilterJudge(stand)
+            judge = FilterJudge(stand, tap)
             tally, number = judge.tally, 0
             while counted.cases < cases:
                 maker = Maker(Random(chance.getrandbits(64)))
@@ -180,7 +239,9 @@ def netfilter(result: Result, cases: int, chosen: int) -> None:
             stand.close()
     result.row("all netfilter").add(counted.cases, counted.unknown, counted.wrong)
     result.problems += tally.wrong
-    result.silent, result.rejected = tally.silent, tally.verdicts["rejected"]
+    result.silent += tally.silent
+    result.filtered += tally.filtered
+    result.rejected += tally.verdicts["rejected"]
     for reason, times in tally.unknown.items():
         result.reasons[re.sub(r"^[^:]*: ", "", reason)] += times
 
@@ -191,10 +252,11 @@ def measure(quick: bool) -> None:
     result = Result()
     began = time.monotonic()
     routing(result, int(cases * ROUTING_SHARE), chosen)
-    between = time.monotonic()
-    netfilter(result, cases - result.rows["all routing"].cases, chosen)
-    ended = time.monotonic()
-    heads = {"all routing": between - began, "all netfilter": ended - between}
+    routed = time.monotonic()
+    packets(result, int(cases * PACKETS_SHARE), chosen)
+    sent = time.monotonic()
+    netfilter(result, cases - result.rows["all routing"].cases - result.rows["all packets"].cases, chosen)
+    heads = {"all routing": routed - began, "all packets": sent - routed, "all netfilter": time.monotonic() - sent}
     total = Row()
     for name in heads:
         total.add(result.rows[name].cases, result.rows[name].unknown, result.rows[name].wrong)
@@ -204,7 +266,11 @@ def measure(quick: bool) -> None:
     rows += [row.cells(f"  {name}") for name, row in sorted(result.rows.items())]
     table(["feature", "cases", "agree", "disagree", "unknown", "unknown %"], rows)
     speeds = ", ".join(f"{name[4:]} {count[name] / seconds:.0f}" for name, seconds in heads.items())
-    print(f"\ncases a second: {speeds}; of {result.rejected} rejections {result.silent} silent")
+    print(f"\ndrop reasons: {'not compared: ' + result.no_tap if result.no_tap else 'compared'}")
+    print(
+        f"cases a second: {speeds}; of {result.rejected} rejections {result.silent} silent, "
+        f"{result.filtered} of them by a rule that took the error itself"
+    )
     for reason, times in result.reasons.most_common(5):
         print(f"unknown {times} times: {reason}")
     for problem in result.problems[:3]:

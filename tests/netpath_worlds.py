@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 from hypothesis import strategies as st
@@ -219,3 +219,27 @@ def asks(draw):
         source_port=draw(st.sampled_from((80, 9000, 51820, 40000))) if has_ports else 0,
         destination_port=draw(st.sampled_from((80, 9000, 51820, 40000))) if has_ports else 0,
     )
+
+
+@st.composite
+def open_worlds(draw):
+    """A world in which most packets get somewhere: interfaces with addresses, a default route and forwarding."""
+    world = draw(worlds)
+    first = [("e0", IPv4Interface("10.0.0.1/24")), ("e1", IPv4Interface("10.0.1.1/24")), ("e0", IPv6Interface("fd00::1/64")),
+             ("e1", IPv6Interface("fd00:0:0:1::1/64"))]  # fmt: skip
+    kept = tuple(pair for pair in first if draw(st.sampled_from((True, True, True, False))))
+    out = {4: ("10.0.0.2", "10.0.1.2"), 6: ("fd00::2", "fd00:0:0:1::2")}
+    defaults = []
+    for family in (4, 6):
+        at = draw(st.sampled_from((0, 1, 1, None)))
+        if at is not None:
+            hop = NextHop(f"e{at}", ip_address(out[family][at]), flags=4)
+            defaults.append(Route(ip_network(NETS[family][0]), nexthops=(hop,), metric=20, protocol=4))
+    forwarding = {f"net.ipv4.conf.{name}.forwarding": 1 for name in ("e0", "e1")} | {"net.ipv6.conf.all.forwarding": 1}
+    checks = {f"net.ipv4.conf.{name}.rp_filter": draw(st.sampled_from((0, 0, 0, 1, 2))) for name in ("all", "e0", "e1")}
+    opened = draw(st.sampled_from((True, True, True, False)))
+    return replace(
+        world, addresses=kept + world.addresses, routes=tuple(defaults) + world.routes,
+        rules=world.rules if draw(st.booleans()) else (),
+        sysctls=world.sysctls | checks | (forwarding if opened else {}),
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
+from netns.drop_tap import DropTap
 from netns.filter_rules import Rules
 from netns.filter_stand import DROPPED, LOCAL, FilterStand, Seen, on_one_cpu, told
 from wicketgate.netpath.filter import Filter, HookResult, HookVerdict
@@ -17,6 +18,7 @@ from wicketgate.netpath.netfilter.ruleset import Ruleset
 from wicketgate.netpath.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, Connection, ConnState, Packet
 from wicketgate.netpath.snapshot import IPAddress
 
+BY_A_RULE, UNTRACED = "NETFILTER_DROP", "not traced"
 _LOCAL = frozenset(map(ip_address, LOCAL))
 _UP = [ip_network(each) for each in ("10.99.0.0/24", "172.16.0.0/16", "fd99::/64", "fd72::/64")]
 
@@ -96,6 +98,7 @@ class Tally:
     unknown: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     silent: int = 0  # rejections of which nothing was seen
+    filtered: int = 0  # of these, a rule took the ICMP error or reset itself, as the kernel traced it
     seconds: float = 0.0
 
     def line(self) -> str:
@@ -115,10 +118,16 @@ class _Flow:
 
 
 class Judge:
-    """Loads rulesets into the stand and compares."""
+    """Loads rulesets into the stand and compares.
 
-    def __init__(self, stand: FilterStand) -> None:
+    Args:
+        stand: where the packets go.
+        tap: of the calling thread: then a drop is one by a rule, in the kernel's own words.
+    """
+
+    def __init__(self, stand: FilterStand, tap: DropTap | None = None) -> None:
         self.stand = stand
+        self.tap = tap
         self.tally = Tally()
         self._nonce = 1
 
@@ -192,23 +201,30 @@ class Judge:
         passed = []
         said = [predict(model, flow.packet, flow.connection) for flow in flows]
         for flow in flows:
+            if self.tap is not None:
+                self.tap.mark(flow.nonce)
             self.stand.send(flow.packet, flow.nonce)
+        if self.tap is not None:
+            self.tap.mark(0)
         found = self.stand.collect()
+        reasons = self.tap.read() if self.tap is not None else None
         for flow, each in zip(flows, said, strict=True):
             seen = _decisive(found.get(flow.nonce, []))
+            why = reasons.get(flow.nonce, []) if reasons is not None else [UNTRACED]
             self.tally.cases += 1
             if each.seen is None:
                 self.tally.unknown[each.unknown] += 1
                 continue
             self.tally.verdicts[each.seen.verdict] += 1
-            if not _agree(each.seen, seen):
+            if not _agree(each.seen, seen, why):
                 self.tally.wrong.append(
                     f"{what}: {flow.packet.spelled()} iif {flow.packet.iif or '-'} {flow.connection.state}/"
-                    f"{flow.connection.direction}\n  model:  {each.seen.spelled()} ({each.by})\n  kernel: {seen.spelled()}\n"
+                    f"{flow.connection.direction}\n  model:  {each.seen.spelled()} ({each.by})\n  kernel: {seen.spelled()} {' '.join(why)}\n"
                     f"{rules.spelled()}"
                 )
             elif each.seen.verdict == "rejected":
                 self.tally.silent += seen == DROPPED
+                self.tally.filtered += seen == DROPPED and why.count(BY_A_RULE) > 1
             elif seen.verdict in ("sent", "delivered"):
                 passed.append((flow, seen, each.connection))
         return passed
@@ -253,10 +269,15 @@ def _decisive(seen: list[Seen]) -> Seen:
     return DROPPED
 
 
-def _agree(said: Seen, seen: Seen) -> bool:
-    if said.verdict == "rejected":
-        # the ICMP error itself may be filtered on its way out
-        return seen == DROPPED or (seen.verdict == "rejected" and seen.how == said.how)
+def _agree(said: Seen, seen: Seen, why: list[str]) -> bool:
+    if said.verdict == "rejected" and seen.verdict == "rejected":
+        return seen.how == said.how
+    untraced = why == [UNTRACED]
+    if seen == DROPPED and not untraced and BY_A_RULE not in why:
+        return False
+    if said.verdict == "rejected" and seen == DROPPED:
+        # Its ICMP error or reset was filtered on its way out: then that was dropped too.
+        return untraced or why.count(BY_A_RULE) > 1
     return said == seen
 
 

@@ -49,6 +49,11 @@ class Maker:
     def mark(self) -> int:
         return self.one((0, 1, 2, 4, 5, 0x10, 0xFF, 0x100, 0x4000))
 
+    def ordered(self, family: int, between: str) -> str:
+        """A range of addresses."""
+        first, last = sorted((self.address(family), self.address(family)), key=ip_address)
+        return f"{first}{between}{last}" if first != last else first
+
     # nftables
 
     def nft_match(self, hook: str, *, tracked: bool = True) -> str:
@@ -87,12 +92,25 @@ class Maker:
             ),
             lambda: f"meta length {self.one(('< 40', '> 30', '20-44', '32'))}",
             lambda: f"ip ttl {self.one(('< 60', '64', '> 40', '63'))}",
-            lambda: (
-                f"@th,16,16 {self.one(PORTS)}" if self.maybe(0) else f"meta l4proto udp @th,16,16 {self.one(PORTS)}"
-            ),
+            lambda: f"meta l4proto udp @th,16,16 {self.one(PORTS)}",
             lambda: f"meta l4proto {proto} @nh,{self.one(('96,32 0x0a630002', '128,24 0x0a6300'))}",
             lambda: f"fib daddr type {self.one(('local', 'unicast', '!= local', '{ local, broadcast }'))}",
             lambda: f"fib saddr type {self.one(('local', 'unicast'))}",
+            lambda: (
+                f"{ip} {side} & {_mask(family)} == {self.one(('10.99.0.0', '10.98.0.0') if family == 4 else ('fd99::', 'fd98::'))}"
+            ),
+            lambda: f"{ip} {side} {self.one(('', '!= '))}{self.ordered(family, '-')}",
+            lambda: (
+                f"{ip} saddr . {ip} daddr . meta l4proto {{ {self.address(family)} . {self.address(family)} . {proto}, "
+                f"{self.one(PREFIXES[family])} . {self.one(PREFIXES[family])} . {proto} }}"
+            ),
+            lambda: f"meta l4proto . th dport {{ {proto} . {self.one(PORTS)}, {proto} . 8000-9000 }}",
+            lambda: f"meta mark . {proto} dport {{ {self.mark():#x} . {self.one(PORTS)}, 0x0 . 1-500 }}",
+            lambda: f"ip dscp {self.one(('', '!= '))}{self.one(('cs0', 'ef', '0x04'))}",
+            lambda: f"ip6 hoplimit {self.one(('< 60', '64', '!= 63'))}",
+            lambda: f"meta protocol {self.one(('ip', 'ip6'))}",
+            lambda: 'limit rate 5/minute log prefix "seen "' if self.maybe(10) else 'log prefix "seen "',
+            lambda: f"fib daddr . mark type {self.one(('local', '!= local'))}",
         ]
         if tracked:
             choices += [
@@ -104,6 +122,8 @@ class Maker:
                 lambda: f"ct direction {self.one(('original', 'reply'))}",
                 lambda: f"ct {self.one(('original', 'reply'))} {ip} {side} {self.address(family)}",
                 lambda: f"ct mark & {self.mark() or 2:#x} != 0",
+                lambda: f"ct mark {{ {', '.join(map(hex, sorted({self.mark() for _ in range(3)})))} }}",
+                lambda: f"ct original proto-dst {self.one(PORTS)}",
             ]
         if hook in ("prerouting", "input", "forward"):
             choices += [
@@ -114,6 +134,11 @@ class Maker:
                 lambda: f"fib saddr . iif oif {self.one(('missing', 'exists'))}",
                 lambda: "fib daddr . iif type local",
                 lambda: "meta pkttype host",
+                lambda: (
+                    f'iifname . {ip} saddr {{ "up0" . {self.address(family)}, "far0" . {self.one(PREFIXES[family])} }}'
+                ),
+                lambda: f"iifgroup {self.one(('0', '!= 0', '7'))}",
+                lambda: f"fib saddr . mark . iif oif {self.one(('missing', 'exists'))}",
             ]
         if hook in ("forward", "output", "postrouting"):
             choices += [
@@ -133,10 +158,6 @@ class Maker:
         if kind == "nat":
             return " ".join([*words, self.nft_nat(hook, words, chains)])
         effect = self.nft_effect(hook, chains, priority)
-        if (
-            "tcp reset" in effect
-        ):  # nft does not list nfproto before it: see test_nft_does_not_list_nfproto_before_a_reset
-            words = [word for word in words if "nfproto" not in word]
         return " ".join([*words, effect])
 
     def nft_effect(self, hook: str, chains: tuple[str, ...], priority: int) -> str:
@@ -152,6 +173,19 @@ class Maker:
             f"ip daddr vmap {{ {self.address(4)} : {self.one(('accept', 'drop'))}, 10.98.0.0/24 : {self.one(('drop', 'continue', 'return'))} }}",
             f"{self.one(('tcp', 'udp'))} dport vmap @gates",
             f"ip ttl set {self.one((50, 63, 70))}",
+            f"ip6 hoplimit set {self.one((50, 63, 70))}",
+            "ct state vmap { established : accept, related : accept, invalid : drop }",
+            f"ct state vmap {{ new : {self.one(('continue', 'return', 'drop'))}, established : accept }}",
+            f"ip saddr . tcp dport vmap {{ {self.address(4)} . {self.one(PORTS)} : {self.one(('accept', 'drop'))}, 10.98.0.0/15 . 1-1000 : {self.one(('return', 'drop'))} }}",
+            f"ip6 saddr . udp dport vmap {{ fd00::/8 . {self.one(PORTS)} : {self.one(('accept', 'drop', 'continue'))} }}",
+            f"meta nfproto vmap {{ ipv4 : {self.one(('continue', 'accept'))}, ipv6 : {self.one(('return', 'drop'))} }}",
+            f"meta mark vmap {{ 0x1 : {self.one(('accept', 'drop'))}, 0x0-0xff : {self.one(('continue', 'return'))} }}".replace("0x0-", "0x2-"),
+            f"meta mark set ip saddr . ip daddr map {{ {self.address(4)} . {self.address(4)} : 0x7, 10.99.0.0/24 . 0.0.0.0/1 : 0x9 }}",
+            f"meta mark set ip6 saddr map {{ {self.one(PREFIXES[6][:3])} : 0x66 }}",
+            f"meta mark set ct mark & {self.mark() or 1:#x} | 0x20",
+            f"ct mark set ct mark & {self.mark() or 1:#x} | {self.mark():#x}",
+            f"ct mark set {self.one(('tcp', 'udp'))} dport map {{ 53 : 0x5, 80-443 : 0x80 }}",
+            f"ip dscp set {self.one(('cs0', 'ef', 'af11'))}",
         ]  # fmt: skip
         if chains:
             target = self.one(chains)
@@ -185,10 +219,25 @@ class Maker:
                 choices.append("redirect")
             a, b = self.one(targets), self.one(targets)
             choices.append(f"dnat {ip} to {ip} daddr map {{ {self.one(targets)} : {a} }}")
+            choices.append(
+                f"dnat {ip} to {ip} saddr . {ip} daddr map {{ {self.one(SOURCES[family])} . {self.one(targets)} : {a}, "
+                f"{self.one(PREFIXES[family])} . {self.one(NEAR[family])} : {b} }}"
+            )
+            choices.append(
+                f"meta l4proto tcp dnat {ip} to {ip} daddr . tcp dport map {{ {self.one(targets)} . {self.one(PORTS)} : {a} . 81 }}"
+            )
             choices.append(f"meta l4proto udp dnat {ip} to udp dport map {{ 53 : {a} . 5353, 9000 : {b} . 80 }}")
             return self.one(choices)
         target = self.one(NEAR[family])
-        return self.one([f"snat {ip} to {target}", *(["masquerade"] if hook == "postrouting" else [])])
+        mapped = f"snat {ip} to {ip} saddr map {{ {self.one(PREFIXES[family][:2])} : {target}, {self.one(SOURCES[family])} : {self.one(NEAR[family])} }}"
+        return self.one(
+            [
+                f"snat {ip} to {target}",
+                f"snat {ip} to {target}",
+                mapped,
+                *(["masquerade"] if hook == "postrouting" else []),
+            ]
+        )
 
     def nft(self) -> str:
         lines = []
@@ -227,7 +276,7 @@ class Maker:
                 priority = usual[hook] + self.one((-5, 0, 5)) if nat else self.one((-300, -150, -10, 0, 5, 50, 110))
                 policy = self.one(("accept",) * 5 + ("drop",)) if not nat else "accept"
                 lines.append(
-                    f" chain b{at} {{ type {'nat' if nat else 'filter'} hook {hook} priority {priority}; policy {policy};"
+                    f" chain b{at} {{ type {'nat' if nat else 'route' if hook == 'output' and self.maybe(30) else 'filter'} hook {hook} priority {priority}; policy {policy};"
                 )
                 lines += [
                     "  " + self.nft_rule(hook, users, kind="nat" if nat else "filter", priority=priority)
@@ -239,7 +288,7 @@ class Maker:
 
     # iptables
 
-    def ipt_match(self, family: int, chain: str) -> str:
+    def ipt_match(self, family: int, chain: str, table: str) -> str:
         side = self.one(("-s", "-d"))
         negate = self.one(("", "", "! "))
         proto = self.one(("tcp", "udp"))
@@ -264,20 +313,46 @@ class Maker:
             '-m comment --comment "a \\"quoted\\" one -j DROP"',
             f"-m length {negate}--length {self.one(('30:50', '0:20', '32'))}",
             "-m pkttype --pkt-type unicast",
+            f"-m state --state {self.one(('NEW', 'RELATED,ESTABLISHED', 'INVALID'))}",
+            f"-m connmark {negate}--mark {self.mark():#x}",
+            f"-m dscp {negate}--dscp {self.one(('0x00', '0x2e'))}",
+            f"-m physdev {negate}--physdev-in up0" if chain in ("PREROUTING", "INPUT", "FORWARD") else "-m physdev --physdev-in far0",
+            f"-m conntrack {negate}--ctreplsrc {self.address(family)}",
+            f"-m conntrack --ctstatus {self.one(('ASSURED', 'NONE', 'EXPECTED,SEEN_REPLY', 'CONFIRMED'))}",
+            f"-m devgroup --src-group {self.one(('0x0', '0x7'))}" if chain in ("PREROUTING", "INPUT", "FORWARD") else "-m length --length 20:",
             f"-m {'ttl --ttl-' if family == 4 else 'hl --hl-'}{self.one(('lt 60', 'eq 64', 'gt 40'))}",
         ]  # fmt: skip
         if chain in ("PREROUTING", "INPUT", "FORWARD"):
             choices += [f"{negate}-i {self.one(('up0', 'far0', 'up+'))}"] * 2
             if chain == "PREROUTING":
                 choices.append("-m addrtype --dst-type LOCAL --limit-iface-in")
+                if table in ("raw", "mangle"):
+                    choices += [
+                        f"-m rpfilter {self.one(('', '--loose ', '--validmark ', '--accept-local '))}{self.one(('', '--invert'))}"
+                    ] * 2
         if chain in ("FORWARD", "OUTPUT", "POSTROUTING"):
             choices += [f"{negate}-o {self.one(('up0', 'far0', 'lo'))}"] * 2
         if chain in ("OUTPUT", "POSTROUTING"):
             choices.append(f"-m owner {negate}--uid-owner {self.one(('0', '1000', '0-5'))}")
+            choices.append(f"-m owner {negate}--gid-owner {self.one(('0', '1000'))}")
         return self.one(choices)
 
     def ipt_target(self, family: int, table: str, chain: str, words: str, users: tuple[str, ...]) -> str:
         choices = ["-j ACCEPT", "-j RETURN", ""]
+        if self.maybe(25):
+            choices += ["-m limit --limit 5/min -j LOG --log-prefix seen", "-j NFLOG --nflog-group 7", "-j LOG"]
+            if (
+                table == "mangle"
+                and "-p tcp" in words
+                and "! -p" not in words
+                and "SYN" in words
+                and chain in ("FORWARD", "OUTPUT", "POSTROUTING")
+            ):
+                choices += ["-j TCPMSS --clamp-mss-to-pmtu"] * 4
+            if table == "raw":
+                choices.append("-j TRACE")
+        if self.maybe(2) and table == "mangle":
+            choices += [f"-m statistic --mode random --probability 0.5 -j MARK --set-mark {self.mark():#x}"] * 5
         if table != "nat":
             choices += ["-j DROP", "-j DROP"]
         if users:
@@ -285,7 +360,10 @@ class Maker:
         if table == "mangle":
             choices += [
                 f"-j MARK --set-xmark {self.mark():#x}/{self.one(('0xffffffff', '0xff', '0x5'))}",
-                f"-j MARK --or-mark {self.mark():#x}",
+                f"-j MARK --or-mark {self.mark():#x}", f"-j MARK --xor-mark {self.mark():#x}", f"-j MARK --and-mark {self.mark():#x}",
+                f"-j CONNMARK --and-mark {self.mark():#x}", f"-j CONNMARK --xor-mark {self.mark():#x}",
+                "-j CONNMARK --save-mark --nfmask 0xf --ctmask 0xff", f"-j DSCP --set-dscp {self.one(('0x2e', '0x00'))}",
+                f"-j {'TTL --ttl-set' if family == 4 else 'HL --hl-set'} {self.one((50, 63, 70))}",
                 f"-j MARK --set-mark {self.mark():#x}/{self.one(('0xffffffff', '0xf0'))}",
                 "-j CONNMARK --save-mark", "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff",
                 f"-j CONNMARK --set-mark {self.mark():#x}/0xff", "-j CONNMARK --restore-mark",
@@ -317,7 +395,7 @@ class Maker:
         return self.one(choices)
 
     def ipt_rule(self, family: int, table: str, chain: str, users: tuple[str, ...]) -> str:
-        words = [self.ipt_match(family, chain) for _ in range(self.one((0, 1, 1, 2)))]
+        words = [self.ipt_match(family, chain, table) for _ in range(self.one((0, 1, 1, 2)))]
         kept: list[str] = []
         for each in words:
             if sum(" -p " in f" {word}" for word in (*kept, each)) > 1 or any(
@@ -388,6 +466,10 @@ class Maker:
             length=(20 if family == 4 else 40) + {UDP: 12, TCP: 20}.get(protocol, 12),
             uid=None if inward else 0, gid=None if inward else 0, from_socket=not inward,
         )  # fmt: skip
+
+
+def _mask(family: int) -> str:
+    return "255.255.255.0" if family == 4 else "ffff:ffff::"
 
 
 def _compatible(words: list[str]) -> list[str]:

@@ -115,7 +115,8 @@ def parse(data: bytes) -> Parsed | None:
         if len(upper) < 14:
             return Parsed(Ends(a, b, TCP, sport, dport), sequence)
         ack, _, flags = struct.unpack("!IBB", upper[8:14])
-        nonce = (ack - 1) & 0xFFFFFFFF if flags & 16 else sequence
+        # A reset that answers what had an ACK begins where that said (RFC 9293, 3.10.7.1).
+        nonce = (ack - 1) & 0xFFFFFFFF if flags & 16 else (sequence - bool(flags & 4)) & 0xFFFFFFFF
         return Parsed(Ends(a, b, TCP, sport, dport), nonce, "tcp-reset" if flags & 4 else "", flags)
     if protocol in (ICMP, ICMPV6) and len(upper) >= 12:
         kind, code = upper[0], upper[1]
@@ -284,7 +285,7 @@ class FilterStand:
             ifname, protocol, kind = address[0], address[1], address[2]
             if protocol == ETH_P_SENTINEL:
                 wanted.discard(data[14:].rstrip(b"\0"))
-            elif kind == PACKET_OUTGOING and protocol in (ETH_P_IP, ETH_P_IPV6) and ifname != "lo":
+            elif kind == PACKET_OUTGOING and protocol in (ETH_P_IP, ETH_P_IPV6):
                 self._sent(found, data[14:], _mark(ancillary), ifname)
         for each in self.raw:
             for data, mark, pair in _drain(each):
@@ -294,6 +295,8 @@ class FilterStand:
     def _sent(self, found: dict[int, list[Seen]], data: bytes, mark: int, ifname: str) -> None:
         parsed = parse(data)
         if parsed is None or parsed.nonce is None:
+            return
+        if not parsed.error and ifname == "lo":
             return
         seen = Seen("rejected", how=parsed.error) if parsed.error else Seen("sent", parsed.ends, mark, ifname)
         found.setdefault(parsed.nonce, []).append(seen)

@@ -82,6 +82,10 @@ class Judge:
         )
         return done.stderr
 
+    def _carrier(self, *, up: bool) -> list[str]:
+        """What gives e2 its carrier, or takes it."""
+        return [f"link set p2 {'up' if up else 'down'}"]
+
     def apply(self, world: World) -> None:
         """Take the earlier configuration out and this one in. What the kernel refuses is left out."""
         for family in (4, 6):
@@ -91,7 +95,7 @@ class Judge:
             if family == 4:
                 lines += [f"addr flush dev {device}" for device in DEVICES]
                 lines += ["addr flush dev lo", "addr add 127.0.0.1/8 dev lo"]
-                lines.append(f"link set p2 {'up' if world.carrier else 'down'}")
+                lines += self._carrier(up=world.carrier)
             else:
                 lines += [f"addr flush dev {device}" for device in DEVICES]
                 lines += ["addr flush dev lo", "addr add ::1/128 dev lo"]
@@ -105,8 +109,8 @@ class Judge:
         for name, value in world.sysctls.items():
             sysctl.write(name, str(value))
 
-    def disagreement(self, ask: Ask, routing: Routing) -> tuple[str | None, bool]:
-        """What kernel and model do not agree on, and whether the model said that it does not know.
+    def disagreement(self, ask: Ask, routing: Routing) -> tuple[str | None, str]:
+        """What kernel and model do not agree on, and why the model does not know; empty when it does.
 
         The kernel settles some things on its own time (an IPv6 address's local route comes from a work queue), so a
         disagreement counts when it stays with a fresh snapshot.
@@ -117,7 +121,7 @@ class Judge:
             if problem is None:
                 break
             routing = Routing(self.snapshot())
-        return problem, isinstance(said, Unsure)
+        return problem, said.reason if isinstance(said, Unsure) else ""
 
     def snapshot(self) -> Snapshot:
         """The namespace now."""

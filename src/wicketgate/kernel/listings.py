@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from wicketgate.errors import StateError
+from wicketgate.kernel.hidden_matches import reveal
 from wicketgate.kernel.nft_tables import TableKey, nft_tables
 from wicketgate.kernel.process import run
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN, mixed_tables, table_names
@@ -59,6 +60,7 @@ async def read_firewall() -> tuple[Firewall, tuple[Unread, ...]]:
     nft_json, nft_text, *_ = await asyncio.gather(
         _nft(("nft", "-j"), theirs, unread), _nft(("nft",), theirs, unread), *theirs.values()
     )
+    nft_json, nft_text = await reveal(nft_json, nft_text)
     texts = {name: listing.result() for name, listing in theirs.items()}
     return Firewall(nft_json=nft_json, nft_text=nft_text, **texts), tuple(unread)
 

@@ -67,6 +67,19 @@ def needs_strict(address: IPAddress) -> bool:
     return address.is_multicast or address.is_link_local or address.is_loopback
 
 
+def nowhere6(way: Way) -> Refused | None:
+    """An IPv6 route of type unicast by `lo`, such as the prefix of an address there, takes every packet that follows it.
+
+    fib6_is_reject() makes it one, whose error is 0: RTM_GETROUTE shows it like any other.
+    """
+    route = way.route
+    if way.kind != "unicast" or route is None or route.family != 6 or route.dst.is_loopback:
+        return None
+    if not any(hop.oif == LOOPBACK for hop in way.hops):
+        return None
+    return Refused("ENETUNREACH", f"{route_line(route)}", rule=way.rule, route=route, trail=way.trail)
+
+
 class Routing:
     """The routing of one snapshot.
 

@@ -25,7 +25,7 @@ from wicketgate.netpath.packet import (
     Packet,
 )
 from wicketgate.netpath.replaced import replaced
-from wicketgate.netpath.routing import Routing, Way
+from wicketgate.netpath.routing import Routing, Way, nowhere6
 from wicketgate.netpath.settings import NotTold
 from wicketgate.netpath.snapshot import IPAddress, NextHop, Snapshot, WireGuardState
 from wicketgate.netpath.source_check import Blocked, arrives6, input4
@@ -157,6 +157,8 @@ class Walker:
             return blocked_end(journey, way)
         if isinstance(way, Refused):
             return self._no_way_in(journey, way)
+        if (refused := nowhere6(way)) is not None:
+            return self._no_way_in(journey, refused)
         journey = replaced(journey.add(*way_steps(Stage.INPUT_ROUTING, way)), way=way)
         if passed is not None:
             journey = journey.add(CheckStep(stage=Stage.SOURCE_CHECK, object=passed.object, effect=passed.effect))
@@ -172,8 +174,8 @@ class Walker:
         journey = journey.add(*rule_steps(Stage.INPUT_ROUTING, refused.trail))
         code, words = refusal(refused, journey.packet)
         iif = journey.packet.iif
-        told = self.routing.settings.forwards(journey.packet.family, iif) and refused.errno != "EINVAL"
-        # ip_error() is silent on an interface that does not forward; a blackhole is silent everywhere.
+        # ip_error() is silent on an interface that does not forward, ip6_pkt_drop() is not; a blackhole is everywhere.
+        told = refused.errno != "EINVAL" and (journey.packet.family == 6 or self.routing.settings.forwards(4, iif))
         verdict = Verdict.REFUSED if told else Verdict.DROPPED
         return journey.end(verdict, words, code=code, object_=refused.object or str(journey.packet.destination))
 
@@ -211,16 +213,12 @@ class Walker:
             return journey.end(
                 Verdict.REFUSED, "its hop limit is used up", code="ttl-exceeded", object_=f"ttl {packet.hop_limit}"
             )
-        if packet.family == 6 and packet.source.is_link_local:
-            return journey.end(
-                Verdict.REFUSED,
-                "a link-local source stays on its link",
-                code="martian-source",
-                object_=f"source {packet.source}",
-            )
         journey = replaced(journey, packet=replaced(packet, hop_limit=packet.hop_limit - 1))
 
         def on(branch: Journey, hop: NextHop) -> Trace:
+            stays = self._source_stays(branch, hop)
+            if stays is not None:
+                return stays
             too_large = self._too_large(branch, hop)
             if too_large is not None:
                 return too_large
@@ -231,6 +229,19 @@ class Walker:
             return ended or self._leave(branch, hop)
 
         return self._each(journey, way.hops, on)
+
+    def _source_stays(self, journey: Journey, hop: NextHop) -> Trace | None:
+        """ip6_forward() lets such sources back out by the interface they came in by, and by no other."""
+        source = journey.packet.source
+        if source.version == 4 or hop.oif == journey.packet.iif:
+            return None
+        if source.is_link_local:
+            verdict, words = Verdict.REFUSED, "a link-local source stays on its link"
+        elif source.is_unspecified:
+            verdict, words = Verdict.DROPPED, "the unspecified address is no sender"
+        else:
+            return None
+        return journey.end(verdict, words, code="martian-source", object_=f"source {source}")
 
     def _too_large(self, journey: Journey, hop: NextHop) -> Trace | None:
         packet, link = journey.packet, self._links.get(hop.oif)
@@ -294,6 +305,8 @@ class Walker:
         return self._each(journey, way.hops, self._after_output)
 
     def _after_output(self, journey: Journey, hop: NextHop) -> Trace:
+        if journey.way is not None and (refused := nowhere6(journey.way)) is not None:
+            return self._no_way_out(journey, refused, Stage.OUTPUT_ROUTING)
         journey, ended = self._hook(replaced(journey, packet=replaced(journey.packet, oif=hop.oif)), "postrouting")
         if ended is not None:
             return ended

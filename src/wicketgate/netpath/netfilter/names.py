@@ -12,6 +12,7 @@ PROTOCOLS = {
 WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 
 NFPROTO = {"unspec": 0, "inet": 1, "ipv4": 2, "arp": 3, "netdev": 5, "bridge": 7, "ipv6": 10, "ip": 2, "ip6": 10}
+DEVICE_GROUPS = {"default": 0}  # as iproute2's /etc/iproute2/group comes; other names are the owner's own
 ETHERTYPES = {"ip": 0x0800, "arp": 0x0806, "ip6": 0x86DD, "vlan": 0x8100, "8021q": 0x8100, "8021ad": 0x88A8}
 
 ICMP_TYPES = {

@@ -123,7 +123,8 @@ def devgroup(options: tuple[Option, ...], _family: Family) -> list[Test]:
     """`-m devgroup`."""
     tests: list[Test] = []
     for option in options:
-        value, mask = mark_and_mask(argument(option))
+        named = names.DEVICE_GROUPS.get(argument(option))
+        value, mask = mark_and_mask(argument(option)) if named is None else (named, 0xFFFFFFFF)
         inward = option.name == "src-group"
 
         def test(run: Run, value: int = value, mask: int = mask, inward: bool = inward) -> bool:

@@ -33,7 +33,7 @@ from wicketgate.netpath.netfilter.nft.model import (
     Unknown,
     Verdict,
 )
-from wicketgate.netpath.netfilter.nft.sets import MISSING, Index, Missing
+from wicketgate.netpath.netfilter.nft.sets import MISSING, Index, Missing, Partial
 from wicketgate.netpath.netfilter.nft.values import Key, NotKnownError, Type, Value, constant, interval
 from wicketgate.netpath.netfilter.run import Doubt, Run
 from wicketgate.netpath.netfilter.targets import MOST_CHOICES
@@ -120,7 +120,7 @@ class Compiler:
         getters = tuple(getter for getter, _ in parts)
 
         def get(run: Run) -> Key | Doubt | None:
-            values: list[Value] = []
+            values: list[Value | Doubt] = []
             doubt: Doubt | None = None
             for getter in getters:
                 value = getter(run)
@@ -128,9 +128,8 @@ class Compiler:
                     return None
                 if isinstance(value, Doubt):
                     doubt = value
-                else:
-                    values.append(value)
-            return doubt or tuple(values)
+                values.append(value)
+            return tuple(values) if doubt is None else Partial(doubt.reason, doubt.key, tuple(values))  # type: ignore[arg-type]
 
         return get, tuple(kind for _, kind in parts)
 
@@ -267,6 +266,8 @@ class Compiler:
 def find(run: Run, getter: Callable[[Run], Key | Doubt | None], index: Index) -> Expression | Verdict | Doubt | None:
     """What a map holds for this packet; None where it has no element, which ends the rule."""
     key = getter(run)
+    if isinstance(key, Partial) and index.lacks(key.values):
+        return None
     if key is None or isinstance(key, Doubt):
         return key
     found = index.lookup(key)
@@ -278,6 +279,8 @@ def _membership(getter: Callable[[Run], Key | Doubt | None], index: Index, *, ne
         key = getter(run)
         if key is None:
             return False
+        if isinstance(key, Partial) and index.lacks(key.values):
+            return negated
         if isinstance(key, Doubt):
             return key
         found = index.lookup(key)

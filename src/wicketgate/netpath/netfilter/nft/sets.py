@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wicketgate.netpath.netfilter.facts import Facts
 from wicketgate.netpath.netfilter.nft.model import Concat, Constant, Element, Expression, Prefix, Range, Verdict
@@ -14,6 +15,17 @@ from wicketgate.netpath.netfilter.run import Doubt
 
 class Missing:
     """The key is in no element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partial(Doubt):
+    """A concatenation of which parts are not known.
+
+    Attributes:
+        values: its parts; a doubt in the place of each that is not known.
+    """
+
+    values: tuple[Value | Doubt, ...] = ()
 
 
 MISSING = Missing()
@@ -83,6 +95,19 @@ class Index:
             self._exact[tuple(low for low, _ in box)] = data
         else:
             self._boxes.append((tuple(box), data))
+
+    def lacks(self, parts: Sequence[Value | Doubt]) -> bool:
+        """No element fits what is known of a concatenation: an echo request is in no set of services."""
+        if self._doubt is not None or self._default is not MISSING:
+            return False
+        known = [(at, part) for at, part in enumerate(parts) if not isinstance(part, Doubt)]
+        exact = (key for key in self._exact if isinstance(key, tuple))
+        if any(all(key[at] == part for at, part in known) for key in exact):
+            return False
+        return not any(
+            all(box[at][0] <= part <= box[at][1] for at, part in known)  # type: ignore[operator]
+            for box, _ in self._boxes
+        )
 
     def lookup(self, key: Key) -> Found:
         """What the set holds under this key; None for an element without data."""

@@ -40,6 +40,7 @@ class Type(Enum):
     ROUTE_TYPE = "fib_addrtype"
     DSCP = "dscp"
     ECN = "ecn"
+    GROUP = "devgroup"
     OTHER = "something else"
 
 
@@ -49,6 +50,7 @@ _NAMES: dict[Type, Mapping[str, int]] = {
     Type.ICMPV6_CODE: names.ICMPV6_CODES, Type.TCP_FLAGS: names.TCP_FLAGS, Type.CT_STATE: names.CT_STATES,
     Type.CT_STATUS: names.CT_STATUS, Type.CT_DIRECTION: names.CT_DIRECTIONS, Type.PACKET_TYPE: names.PACKET_TYPES,
     Type.ROUTE_TYPE: names.ROUTE_TYPES, Type.DSCP: names.DSCP, Type.ECN: names.ECN,
+    Type.GROUP: names.DEVICE_GROUPS,
 }  # fmt: skip
 
 
