@@ -84,3 +84,52 @@ def test_a_mark_that_input_clears_and_postrouting_restores(stand: FilterStand) -
     assert judge.judge(Rules(nft, (("ip6tables-legacy-restore", legacy),)), [flow]) == []
     assert judge.tally.cases == 3
     assert judge.tally.verdicts == {"sent": 2, "delivered": 1}
+
+
+@pytest.mark.parametrize("tracks", ["", "ct state new", "ip saddr 192.0.2.77 masquerade", "notrack"])
+@pytest.mark.parametrize("family", ["ip", "inet", "ip6"])
+def test_a_nat_chain_is_called_only_where_a_rule_has_connections_tracked(
+    stand: FilterStand, family: str, tracks: str
+) -> None:
+    """Found with seed 21: chains of type nat do not turn connection tracking on; an expression that needs it does."""
+    nat = (
+        "table inet t0 {\n chain b1 { type nat hook output priority -100; policy accept;\n  meta mark 0x5 drop\n }\n}\n"
+    )
+    kind = "nat hook postrouting priority 100" if "masquerade" in tracks else "filter hook output priority -300"
+    user = f"table {family} t1 {{\n chain b0 {{ type {kind}; policy accept;\n  {tracks} counter\n }}\n}}\n"
+    user = user.replace("masquerade counter", "counter masquerade")
+    if tracks.startswith("ip ") and family == "ip6":
+        user = user.replace("ip saddr 192.0.2.77", "ip6 saddr fd00::77")
+    flows = [
+        Packet(ip_address(source), ip_address(destination), UDP, 30122, 51820, mark=5, uid=0, gid=0, from_socket=True)
+        for source, destination in (("10.99.0.1", "10.99.0.3"), ("fd99::1", "2001:db8::5"))
+    ]
+    judge = Judge(stand)
+    judge.load(Rules())
+    assert judge.judge(Rules(nat + (user if tracks else "")), flows) == []
+    on = {"ip": 1, "ip6": 1, "inet": 2}[family] if tracks not in ("", "notrack") else 0
+    assert judge.tally.verdicts["dropped"] == on
+
+
+@pytest.mark.parametrize(
+    ("rule", "tracks"),
+    [
+        ("-A OUTPUT -m conntrack --ctstate NEW", True),
+        ("-A OUTPUT -m state --state NEW", True),
+        ("-A OUTPUT -m connmark --mark 0x1", True),
+        ("-A OUTPUT -j CONNMARK --save-mark", True),
+        ("-A OUTPUT -p tcp -m connlimit --connlimit-above 9", True),
+        ('-A OUTPUT -m comment --comment "a -m state in words"', False),
+        ("-A OUTPUT -j MARK --set-mark 5", False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["legacy", "nft"])
+def test_what_of_iptables_has_connections_tracked(stand: FilterStand, kind: str, rule: str, tracks: bool) -> None:
+    """The same of iptables' matches and targets, both kinds."""
+    nat = "table inet t0 {\n chain b1 { type nat hook output priority -100; policy accept;\n  drop\n }\n}\n"
+    text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{rule}\nCOMMIT\n"
+    flow = Packet(ip_address("10.99.0.1"), ip_address("10.99.0.3"), UDP, 30122, 51820, uid=0, gid=0, from_socket=True)
+    judge = Judge(stand)
+    judge.load(Rules())
+    assert judge.judge(Rules(nat, ((f"iptables-{kind}-restore", text),)), [flow]) == []
+    assert judge.tally.verdicts["dropped"] == tracks

@@ -27,6 +27,7 @@ from wicketgate.netpath.netfilter.nft.model import Table as NftTable
 from wicketgate.netpath.netfilter.nft.parse import parse as parse_nft
 from wicketgate.netpath.netfilter.nft.spell import ChainKey, rules_of_listing
 from wicketgate.netpath.netfilter.run import Doubt, End, Run, decide
+from wicketgate.netpath.netfilter.tracked import tracked_families
 from wicketgate.netpath.packet import Connection, Packet
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Family, Snapshot
@@ -220,7 +221,14 @@ class Ruleset:
         conntrack.translate(run, told=bound)
         return None
 
+    @cached_property
+    def _tracked(self) -> frozenset[Family]:
+        return tracked_families(self._snapshot.firewall)
+
     def _nat_entries(self, hook: Hook, family: Family) -> list[_Entry]:
+        """Those that are called: without tracked connections none is."""
+        if family not in self._tracked:
+            return []
         return [entry for entry in self._entries(hook, family) if entry.nat]
 
     def _entries(self, hook: Hook, family: Family) -> Iterator[_Entry]:
