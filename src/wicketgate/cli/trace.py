@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -120,6 +121,10 @@ def _live(
     with LiveWatch() as watch:
         state = complete(read())  # after what a killed one left is gone, before anything of ours is there
         concern = concern_of(state, ends, iif=iif, mark=mark, uid=uid)
+        if concern.flow.iif is None and not ends[1]:
+            concern = replace(
+                concern, flow=replace(concern.flow, source_port=0)
+            )  # the kernel gives the socket a free one
 
         def computed(flow: Concern) -> Diagnosis:
             snapshot = with_senders_endpoints(state, [flow])

@@ -94,6 +94,8 @@ def live_text(live: LiveTrace) -> str:
         lines += ["", "the way back", *_way_lines(live.reply, back, live.observed.answer, apart, guilty)]
     if live.observed.tracked:
         lines += ["", "connection tracking", *(f"   {each.spelled()}" for each in live.observed.tracked)]
+    if live.observed.sender:
+        lines += ["", f"the sending socket: {live.observed.sender}"]
     if live.observed.reasons and _lost(live):
         lines += ["", f"drop reasons: {', '.join(live.observed.reasons)}"]
     if live.untold:
@@ -106,6 +108,8 @@ def live_headline(live: LiveTrace) -> str:
     found = live.difference
     if found is None:
         seen = {True: "it works", False: "it is broken", None: "whether it works was not seen to the end"}[live.works]
+        if live.works is False and not live.found.broken and live.observed.sender:
+            seen = f"what becomes of it is decided elsewhere ({live.observed.sender})"
         return f"The kernel does as computed: {seen}.\n{headline(live.found)}"
     where = "on the way there" if found[0] == "forward" else "on the way back"
     each = found[1]

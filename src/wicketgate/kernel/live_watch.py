@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -348,6 +349,8 @@ def _own_socket(flow: Flow) -> Iterator[socket.socket]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, flow.device.encode())
             if flow.uid:
                 os.fchown(sock.fileno(), flow.uid, -1)  # the owner that netfilter and policy rules see
+            if flow.protocol == "tcp":  # ended by RST: its port is free again at once
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
             sock.bind((str(flow.source), flow.source_port))
         except OSError as error:
             raise StateError(f"no socket that sends it from {flow.source}: {error.strerror}") from error
