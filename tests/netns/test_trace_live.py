@@ -269,7 +269,7 @@ def test_an_ended_one_leaves_nothing(place, how):
 
 
 def test_a_killed_one_is_cleaned_up_after(place):
-    """kill -9 leaves table and filter; the next one removes them, and nothing of them is in what it computed from."""
+    """Kill -9 leaves table and filter; the next one removes them, and nothing of them is in what it computed from."""
     before = looks(place.pod)
     process = subprocess.Popen(command(place, to_listener(place, 4), "--wait", "60"))
     await_table(place)
