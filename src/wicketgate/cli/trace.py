@@ -131,7 +131,7 @@ def _live(
             routing = Routing(snapshot)
             return diagnose(Walker(snapshot, filter_of(snapshot, routing), routing=routing), flow)
 
-        found = watch_live(watch, concern, computed, wait=wait, any_source=ends[0] is None)
+        found = watch_live(watch, concern, computed, wait=wait, anybody=ends[0] is None, any_port=not ends[1])
     if json_:
         print(json.dumps(live_object(found), indent=2))
     else:

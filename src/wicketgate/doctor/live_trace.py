@@ -65,7 +65,13 @@ class LiveTrace:
 
 
 def watch_live(
-    watch: LiveWatch, concern: Concern, diagnose: Diagnose, *, wait: float | None = None, any_source: bool = False
+    watch: LiveWatch,
+    concern: Concern,
+    diagnose: Diagnose,
+    *,
+    wait: float | None = None,
+    anybody: bool = False,
+    any_port: bool = True,
 ) -> LiveTrace:
     """Send the flow's packet, or wait for one, and compare.
 
@@ -74,7 +80,8 @@ def watch_live(
         concern: the flow.
         diagnose: computes it, from a state that was read before.
         wait: seconds to wait for a real packet; None sends one.
-        any_source: with `wait`: from whomever.
+        anybody: with `wait`: whoever sends it.
+        any_port: with `wait`: from whichever source port.
 
     Raises:
         StateError: it could not be done, or none came.
@@ -89,8 +96,10 @@ def watch_live(
     ):
         raise InputError("--live: this host sends that packet to itself, over lo; allowed: one that comes in or leaves")
     if wait is not None:
-        source = type(flow.source)(0) if any_source else flow.source
-        ends = ends_of(source, flow.destination, flow.protocol, 0, flow.destination_port)
+        source = type(flow.source)(0) if anybody else flow.source
+        ends = ends_of(
+            source, flow.destination, flow.protocol, 0 if any_port else flow.source_port, flow.destination_port
+        )
         observed = watch.wait_for(Watched(ends, "" if here else flow.iif or ""), wait)
     elif here:
         observed = watch.send_from_here(flow)
@@ -120,6 +129,8 @@ def _compared(found: Diagnosis, observed: Observed, *, waited: bool) -> LiveTrac
             reply = tuple(Compared(each, None, None) for each in computed)
             if not observed.sender:
                 untold.append(_silent(found, waited=waited, comes_back=comes_back))
+    if not reply and observed.answer:
+        reply = tuple(Compared(None, each, None) for each in answer)
     return LiveTrace(found, observed, forward, reply, _works(found, observed, request, answer), tuple(untold))
 
 

@@ -106,17 +106,21 @@ def known(ends: Ends) -> bool:
     return _asked(_GET, ends)
 
 
-def forget(ends: Ends) -> bool:
+def forget(ends: Ends, echo: int = 0) -> bool:
     """Delete the connection of these addresses; whether there was one.
+
+    Args:
+        ends: of its first packet.
+        echo: the identifier of an ICMP echo.
 
     Raises:
         StateError: no right.
     """
-    return _asked(_DELETE, ends)
+    return _asked(_DELETE, ends, echo)
 
 
-def _asked(what: int, ends: Ends) -> bool:
-    body = struct.pack("=BBH", 2 if ends.source.version == 4 else 10, 0, 0) + _nest(_TUPLE_ORIG, _tuple(ends))
+def _asked(what: int, ends: Ends, echo: int = 0) -> bool:
+    body = struct.pack("=BBH", 2 if ends.source.version == 4 else 10, 0, 0) + _nest(_TUPLE_ORIG, _tuple(ends, echo))
     with _socket() as sock:
         sock.settimeout(_SECONDS)
         kind = _SUBSYSTEM << 8 | what
@@ -136,11 +140,14 @@ def _socket() -> socket.socket:
         raise StateError(f"no netfilter netlink socket: {error.strerror}") from error
 
 
-def _tuple(ends: Ends) -> bytes:
+def _tuple(ends: Ends, echo: int) -> bytes:
     first = 1 if ends.source.version == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
     upper = _attribute(1, bytes((ends.protocol,)))
     if ends.protocol in (TCP, UDP):
         upper += _attribute(2, ends.source_port.to_bytes(2)) + _attribute(3, ends.destination_port.to_bytes(2))
+    elif ends.protocol in (ICMP, ICMPV6):
+        at, request = (4, 8) if ends.protocol == ICMP else (7, 128)  # CTA_PROTO_ICMP_ID, _TYPE, _CODE, and ICMPv6's
+        upper += _attribute(at, echo.to_bytes(2)) + _attribute(at + 1, bytes((request,))) + _attribute(at + 2, b"\0")
     addresses = _attribute(first, ends.source.packed) + _attribute(first + 1, ends.destination.packed)
     return _nest(_IP, addresses) + _nest(_PROTO, upper)
 

@@ -38,7 +38,6 @@ PATIENCE = 1.0  # seconds for an answer after the packet arrived; a guess
 _SETTLED = 0.05  # for what follows the last word: conntrack's events come with the next packet
 _LOCK = b"\0wicketgate-live"  # abstract: of this network namespace alone, and free again when its holder is gone
 _SO_MARK = 36
-_NUMBER = 0x57A71CE5
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,8 @@ class LiveWatch:
         iif = flow.iif or ""
         ends = octets.ends_of(flow.source, flow.destination, flow.protocol, flow.source_port, flow.destination_port)
         tracks = _free(ends)
-        packet = octets.build(ends, _NUMBER, length=flow.length, tos=flow.tos)
+        number = int.from_bytes(os.urandom(4))
+        packet = octets.build(ends, number, length=flow.length, tos=flow.tos)
         with _Look(Watched(ends, iif, kept_in=True)) as look, LiveDoor(iif, ends) as door:
             try:
                 look.begin()
@@ -122,9 +122,9 @@ class LiveWatch:
             finally:
                 # While the table still stands: a SYN-ACK that is sent again would else get out.
                 if not _end_half_open(ends):
-                    door.send(octets.reset(ends, _NUMBER), flow.mark)
+                    door.send(octets.reset(ends, number), flow.mark)
                 if tracks:
-                    conntrack.forget(ends)
+                    conntrack.forget(ends, number & 0xFFFF)
             return look.observed(ends, iif)
 
     def send_from_here(self, flow: Flow, *, patience: float = PATIENCE) -> Observed:
@@ -304,7 +304,7 @@ def _will_not_be_answered(words: Sequence[Traced]) -> bool:
 def _free(ends: Ends) -> bool:
     """Whether connections are tracked here at all; that one of these addresses is not, is made sure."""
     if ends.protocol in (ICMP, ICMPV6):
-        return False
+        return True  # its identifier is a new one each time
     try:
         there = conntrack.known(ends)
     except WicketError:
