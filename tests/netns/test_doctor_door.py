@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -102,3 +103,19 @@ def test_a_bundle_is_no_place_to_send_in():
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert "a file is no place to send a packet in" in done.stderr
+
+
+def test_without_the_right_to_send(pod):
+    """No CAP_NET_RAW: the fix is kept by the model's word, `door` is not claimed, and why is said."""
+    pod.pod.run("sh", "-ec", INPUT_DROP)
+    where = ["--netns", f"pid:{pod.pod.pid}", "--to", f"{pod.pod4}:{PORT}/tcp"]
+    done = subprocess.run(
+        ["setpriv", "--inh-caps", "-net_raw", "--bounding-set", "-net_raw", sys.executable, "-m", "wicketgate", "doctor",
+         *where, "--apply", "--yes", "--json"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["works"], report["applied"][0]["kept"]) == (0, True, True)
+    assert "door" not in report["applied"][0]["proved_by"]
+    assert "CAP_NET_RAW" in done.stderr
+    assert connects(pod)

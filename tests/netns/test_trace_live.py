@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 import pytest
 
 from netns.doctor_pods import PORT, connects, listener
-from netns.door_traces import looks
+from netns.door_traces import door, echoes, in_pod, looks
 from netns.pods import SHAPES, PodNet, sysctl
 from wicketgate.kernel.drop_tap import why_no_tap
 from wicketgate.kernel.live_door import LiveDoor
@@ -421,3 +422,23 @@ def test_a_flow_object_that_is_sent_twice_is_new_each_time(place):
     finally:
         place.pod.run("nft", "delete", "table", "ip", "t")
     assert [each.action for each in first][:1] == [each.action for each in second][:1] == ["NEW"]
+
+
+def test_beside_an_open_door(place):
+    """The agent's own door stands at the same uplink: both work, and the door is whole afterwards."""
+
+    async def both(netlink):
+        flow = Flow(STRANGER[4], place.pod4, "tcp", STRANGERS_PORT, PORT, iif="eth0")
+        async with door(netlink) as made:
+            # The live trace makes loops of its own, so it needs a thread.
+            seen = await asyncio.to_thread(place.pod.call, lambda: sent(flow))
+            return seen, await made.verify(), await echoes(made)
+
+    def sent(flow):
+        with LiveWatch() as watch:
+            return watch.send_into(flow)
+
+    seen, whole, echoed = in_pod(place.pod, both)
+    assert seen.answer
+    assert whole
+    assert echoed
