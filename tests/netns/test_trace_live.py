@@ -222,6 +222,25 @@ def test_what_this_host_sends_really_goes(place, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_real_ping_is_waited_for(place, family):
+    """An echo request of anybody's, and its answer."""
+    pod = place.pod_address(family)
+    process = subprocess.Popen(
+        [*command(place, f"{pod}/icmp" if family == 4 else f"[{pod}]/icmp", "--wait", "30"), "--json"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        await_table(place)
+        place.client.run("ping", "-c2", "-i0.2", str(pod))
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    report = json.loads(out)
+    assert (process.returncode, report["live"]["same"], report["live"]["works"]) == (0, True, True), report["live"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_real_packet_is_waited_for(place, family):
     """Nothing is sent: the first real client's packet and its answer are shown, and that client is served."""
     process = subprocess.Popen(
@@ -304,6 +323,29 @@ def test_others_pass_while_it_looks(place):
         assert look.first_ends() is None
     finally:
         place.pod.call(lambda: door.__exit__(None, None, None))
+        place.pod.call(lambda: look.__exit__(None, None, None))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_that_comes_is_the_only_one(place, family):
+    """On a busy port one client's packets are traced, and its answer's; nobody else's."""
+    pod = place.pod_address(family)
+    watched = Watched(ends_of(type(pod)(0), pod, "tcp", 0, PORT), "eth0")
+
+    def enter():
+        look = _Look(watched)
+        return look.__enter__()
+
+    look = place.pod.call(enter)
+    try:
+        assert all(connects(place, family) for _ in range(3))
+        place.pod.call(look.read_now)
+        seen = {each.ends for each in look._words if each.ends is not None}
+        assert len({frozenset((each.source_port, each.destination_port)) for each in seen}) == 1
+        request, answer = look._split(look.first_ends())
+        assert request
+        assert answer
+    finally:
         place.pod.call(lambda: look.__exit__(None, None, None))
 
 

@@ -54,6 +54,22 @@ class Watched:
             upper = _upper(ends.turned(), opens=False)
         return " ".join([*words, *upper])
 
+    @property
+    def first_come(self) -> bool:
+        """Any sender's port will do; the first one that comes is looked at, and nobody else."""
+        return not self.ends.source_port
+
+    def sender(self, *, answered: bool = False) -> str:
+        """The fields that tell one sender from another, of a packet of theirs or of one to them."""
+        side, port = ("daddr", "dport") if answered else ("saddr", "sport")
+        name = _NAMES[self.ends.protocol]
+        return f"{_ip(self.ends)} {side}" + (f" . {name} {port}" if self.ends.protocol in (TCP, UDP) else "")
+
+    def sender_type(self) -> str:
+        """Of a set of those."""
+        address = f"ipv{self.ends.destination.version}_addr"
+        return f"{address} . inet_service" if self.ends.protocol in (TCP, UDP) else address
+
     def answer_out(self) -> str:
         """Matches the answer as it leaves: its addresses are those that the sender knows."""
         ends = self.ends
@@ -111,7 +127,13 @@ def _upper(ends: Ends, *, opens: bool) -> list[str]:
 def table_script(watched: Watched) -> str:
     """For `nft -f`: the table, in place of an older one."""
     lines = [removal_script() + f"table inet {LIVE_TABLE} {{"]
-    came, sent = [watched.request()], [watched.answer(), watched.error()]
+    request, answer = watched.request(), watched.answer()
+    if watched.first_come:
+        # No second element fits: the rule ends there for everybody but the first. A busy port is not traced packet by packet.
+        lines += ["set first {", f"type {watched.sender_type()}", "size 1", "flags dynamic", "}"]
+        request += f" add @first {{ {watched.sender()} }}"
+        answer += f" {watched.sender(answered=True)} @first"
+    came, sent = [request], [answer, watched.error()]
     if not watched.iif:
         came, sent = sent, came
     traced = {"prerouting": came, "output": sent}
