@@ -118,11 +118,18 @@ class Tracing:
         self._sock.close()
 
     def read(self, rules: Rules) -> tuple[Traced, ...]:
-        """What was traced since the last time, in order."""
+        """What was traced since the last time, in order.
+
+        Raises:
+            StateError: words were lost, so that what is left would tell another story.
+        """
         found: list[Traced] = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                found += list(_decode(self._sock.recv(1 << 17)))
+        try:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found += list(_decode(self._sock.recv(1 << 17)))
+        except OSError as error:
+            raise StateError(f"the kernel's trace was lost: {error.strerror}") from error
         hook = ""
         named = []
         for each in found:
