@@ -427,26 +427,56 @@ def test_a_local_sender_without_a_way_is_not_sent(place):
     assert report["live"]["sender"] == "Network is unreachable"
 
 
-def test_flow_of_a_tunnels_client_is_kept_in(place):
-    """A packet that is forwarded and masqueraded is seen up to where it would leave; nothing goes out."""
-    place.pod.run("sh", "-ec", "ip addr add 10.8.0.1/24 dev sink; nft add table ip n; "
-                  "nft 'add chain ip n p { type nat hook postrouting priority 100; }'; nft add rule ip n p oifname eth0 masquerade")  # fmt: skip
+FORWARDED = (
+    "ip addr add 10.8.0.1/24 dev sink; ip -6 addr add fd08::1/64 dev sink nodad; nft add table inet n; "
+    "nft 'add chain inet n p { type nat hook postrouting priority 100; }'; nft add rule inet n p oifname eth0 masquerade",
+    "nft delete table inet n; ip addr del 10.8.0.1/24 dev sink; ip -6 addr del fd08::1/64 dev sink",
+)
+# What breaks a tunnel client's flow: on which way, at which point.
+FORWARD_FAULTS = {
+    "none": ("true", "true", "reply", "leaves postrouting"),
+    "forward": (*drop_at("forward", "iifname sink"), "forward", "is lost in forward"),
+    "answers": (*drop_at("forward", "iifname eth0"), "reply", "is lost in forward"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+@pytest.mark.parametrize("fault", ["none", "forward", "answers"])
+def test_flow_of_a_tunnels_client(place, fault, protocol, family):
+    """Forwarded and masqueraded, caught where it leaves, answered from there, and home again; nothing goes out."""
+    make, unmake, way, point = FORWARD_FAULTS[fault]
+    before = looks(place.pod)
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    far, near = place.client_address(family), "10.8.0.2" if family == 4 else "fd08::2"
     sysctl(place.pod, "net.ipv4.ip_forward", "1")
-    with place.client.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
-        sock.bind((str(place.client4), 0))
+    sysctl(place.pod, "net.ipv6.conf.all.forwarding", "1")
+    place.pod.run("sh", "-ec", f"{FORWARDED[0]}; {make}")
+    with place.client.call(lambda: socket.socket(kind, socket.SOCK_DGRAM)) as sock:
+        sock.bind((str(far), 0))
         sock.setblocking(False)
+        to = f"[{far}]" if family == 6 else str(far)
         try:
-            code, report = live(
-                place, f"{place.client4}:{sock.getsockname()[1]}/udp", "--from", "10.8.0.2", "--iif", "sink"
-            )
+            made = looks(place.pod, counts=False)
+            code, report = live(place, f"{to}:{sock.getsockname()[1]}/{protocol}", "--from", near, "--iif", "sink")
+            assert looks(place.pod, counts=False) == made
+            tracked = place.pod.run("conntrack", "-L", "-f", f"ipv{family}").stdout
         finally:
+            place.pod.run("sh", "-ec", f"{unmake}; {FORWARDED[1]}")
             sysctl(place.pod, "net.ipv4.ip_forward", "0")
-            place.pod.run("sh", "-ec", "nft delete table ip n; ip addr del 10.8.0.1/24 dev sink")
+            sysctl(place.pod, "net.ipv6.conf.all.forwarding", "0")
         with pytest.raises(BlockingIOError):
             sock.recv(100)
-    assert (code, report["live"]["same"]) == (0, True), report["live"]
-    assert report["live"]["forward"][-1]["kernel"]["oif"] == "eth0"
-    assert report["live"]["forward"][-1]["kernel"]["packet"].startswith(f"udp {place.pod4}:")
+    good = fault == "none"
+    assert (code, report["live"]["same"], report["live"]["works"]) == (0 if good else 1, True, good), report["live"]
+    assert report["live"][way][-1]["point"] == point
+    assert near not in tracked
+    if good:
+        assert report["live"]["forward"][-1]["kernel"]["packet"].startswith(f"{protocol} ")
+        assert str(place.pod_address(family)) in report["live"]["forward"][-1]["kernel"]["packet"]
+        assert report["live"]["reply"][0]["kernel"]["iif"] == "eth0"
+        assert report["live"]["reply"][-1]["kernel"]["oif"] == "sink"
+    assert looks(place.pod) == before
 
 
 def test_a_flow_object_that_is_sent_twice_is_new_each_time(place):

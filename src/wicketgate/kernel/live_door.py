@@ -27,17 +27,20 @@ _SO_MARK = 36
 
 
 class LiveDoor:
-    """The way in for one flow's packets. A context manager.
+    """The way in for one flow's packets. A context manager; those that are open end together, with the innermost.
 
     Args:
         ifname: by which they come in.
         ends: theirs; nothing else is turned round.
+        number: of the one packet that is turned round instead, whatever its source and ports are by then: what
+            `octets.build` gave it.
 
     Raises:
         StateError: on entering, with everything undone.
     """
 
-    def __init__(self, ifname: str, ends: Ends) -> None:
+    def __init__(self, ifname: str, ends: Ends, *, number: int | None = None) -> None:
+        self._number = number
         self._ifname = ifname
         self._ends = ends
         self._sock: socket.socket | None = None
@@ -92,7 +95,18 @@ class LiveDoor:
             ports = (ends.source_port, ends.destination_port) if ends.protocol in (TCP, UDP) else None
             cookie = _COOKIE + bytes([not present])
             redirect = Redirect(ends.destination, ends.source, _PRIORITY, cookie, ends.protocol, ports)
+            if self._number is not None:
+                earlier = [each for each in await tc.filters(index) if each.priority < _PRIORITY and not each.empty]
+                if any(not each.cookie.startswith(b"wicketgate") for each in earlier):
+                    raise StateError(f"another tc filter of {self._ifname} might take it first")
+                word = number_at(ends), self._number
+                redirect = Redirect(ends.destination, None, _PRIORITY, cookie, ends.protocol, None, word)
             await tc.add(index, self._ifname, [redirect], clsact=not present)
+
+
+def number_at(ends: Ends) -> int:
+    """Where `octets.build` puts a packet's number: TCP's sequence, or behind the tag of UDP's payload."""
+    return (20 if ends.source.version == 4 else 40) + (4 if ends.protocol == TCP else 20)
 
 
 async def remove_leftovers() -> int:

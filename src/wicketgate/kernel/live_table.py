@@ -17,6 +17,38 @@ _NAMES = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmpv6"}
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """A packet that is let go by one interface, where it is caught, and answered from there.
+
+    Attributes:
+        ifname: the interface.
+        ends: of the packet as it leaves there.
+        number: its own, see `octets.build`.
+    """
+
+    ifname: str
+    ends: Ends
+    number: int
+
+    def packet(self) -> str:
+        """Matches it, by its number."""
+        ends = self.ends
+        at = 32 if ends.protocol == TCP else 160
+        return f"{_family(ends)} {_ip(ends)} daddr {ends.destination} meta l4proto {_NAMES[ends.protocol]} @th,{at},32 {self.number}"
+
+    def answer(self) -> str:
+        """Matches the answer as it comes in."""
+        ends = self.ends.turned()
+        words = [
+            _family(ends),
+            f'iifname "{self.ifname}"',
+            f"{_ip(ends)} saddr {ends.source}",
+            f"{_ip(ends)} daddr {ends.destination}",
+        ]
+        return " ".join([*words, *_upper(ends, opens=False)])
+
+
+@dataclass(frozen=True, slots=True)
 class Watched:
     """What is looked at.
 
@@ -24,11 +56,13 @@ class Watched:
         ends: of the first packet; an unspecified source and port 0 stand for any.
         iif: the interface it comes in by; empty when this host sends it.
         kept_in: the packet and its answer end before they leave an interface.
+        outside: but the packet may leave here, and is answered.
     """
 
     ends: Ends
     iif: str = ""
     kept_in: bool = False
+    outside: Outside | None = None
 
     def request(self, *, leaving: bool = False) -> str:
         """Matches the packet as it comes in, or as its socket sends it; or, untranslated, as it leaves."""
@@ -140,10 +174,19 @@ def table_script(watched: Watched) -> str:
     for hook in HOOKS:
         lines.append(f"chain {hook}_first {{")
         lines.append(f"type filter hook {hook} priority {FIRST}; policy accept;")
+        if hook == "prerouting" and watched.outside is not None:
+            caught = f'iifname "{watched.outside.ifname}" {watched.outside.packet()}'
+            lines += [
+                f"{caught} meta nftrace set 0",
+                f"{caught} drop",
+                f"{watched.outside.answer()} meta nftrace set 1",
+            ]
         lines += [f"{each} meta nftrace set 1" for each in traced.get(hook, []) if each]
         lines.append("}")
         lines.append(f"chain {hook}_last {{")
         lines.append(f"type filter hook {hook} priority {LAST}; policy accept;")
+        if hook == "postrouting" and watched.outside is not None:
+            lines.append(f'oifname "{watched.outside.ifname}" {watched.outside.packet()} accept')
         if hook == "postrouting" and watched.kept_in:
             kept = (watched.request(leaving=True), watched.answer_out(), watched.error(), watched.tracked())
             lines += [f"{each} drop" for each in kept if each]

@@ -25,7 +25,7 @@ from wicketgate.kernel import conntrack, live_door
 from wicketgate.kernel.conntrack import Tracked, TrackEvents
 from wicketgate.kernel.drop_tap import DropTap
 from wicketgate.kernel.live_door import LiveDoor
-from wicketgate.kernel.live_table import Watched, removal_script, table_script
+from wicketgate.kernel.live_table import Outside, Watched, removal_script, table_script
 from wicketgate.kernel.nft import nft_apply, nft_tables
 from wicketgate.kernel.process import run
 from wicketgate.kernel.twin import octets
@@ -104,7 +104,8 @@ class LiveWatch:
     def send_into(self, flow: Flow, *, patience: float = PATIENCE) -> Observed:
         """Send a flow's first packet into its interface, and see what becomes of it and of an answer of this host's.
 
-        Neither leaves an interface again: what would is ended right before.
+        Neither leaves an interface again: what would is ended right before. A packet that is forwarded is sent a second
+        time, caught where it leaves, and answered from there.
 
         Raises:
             StateError: it cannot be sent, or a connection with these addresses exists.
@@ -125,6 +126,40 @@ class LiveWatch:
                     door.send(octets.reset(ends, number), flow.mark)
                 if tracks:
                     conntrack.forget(ends, number & 0xFFFF)
+            first = look.observed(ends, iif)
+        left = _left_by(first)
+        if left is None or flow.protocol == "icmp" or not tracks:
+            return first
+        try:
+            return self._answered(flow, ends, left, patience)
+        except StateError as error:
+            return replace(first, untold=(*first.untold, f"no answer from outside was played: {error}"))
+
+    def _answered(self, flow: Flow, ends: Ends, left: tuple[str, Ends], patience: float) -> Observed:
+        """Send it again, let it go where it left, catch it there, and answer it.
+
+        Raises:
+            StateError: it cannot be caught there, or it left otherwise this time.
+        """
+        iif, (ifname, outside) = flow.iif or "", left
+        number = int.from_bytes(os.urandom(4))
+        watched = Watched(ends, iif, kept_in=True, outside=Outside(ifname, outside, number))
+        with (
+            _Look(watched) as look,
+            LiveDoor(iif, ends) as door,
+            LiveDoor(ifname, outside, number=number),
+            LiveDoor(ifname, outside.turned()) as far,
+        ):
+            try:
+                look.begin()
+                door.send(octets.build(ends, number, length=flow.length, tos=flow.tos), flow.mark)
+                look.listen(ends, patience)
+                if _left_by(look.observed(ends, iif)) != left:
+                    raise StateError("it left otherwise when it was sent again")
+                far.send(octets.build(outside.turned(), number, answer=True))
+                look.listen(ends, patience, answered=True)
+            finally:
+                conntrack.forget(ends)
             return look.observed(ends, iif)
 
     def send_from_here(self, flow: Flow, *, patience: float = PATIENCE) -> Observed:
@@ -221,12 +256,12 @@ class _Look:
         """Addresses of the first packet that was seen."""
         return next((each.ends for each in self._words if each.ends is not None), None)
 
-    def listen(self, ends: Ends, patience: float) -> None:
+    def listen(self, ends: Ends, patience: float, *, answered: bool = False) -> None:
         """Until the packet and its answer have come to their end, or nothing more comes."""
         deadline = time.monotonic() + patience
         while (left := deadline - time.monotonic()) > 0:
             request, answer = self._split(ends)
-            if request and (_ended(answer) or (not answer and _will_not_be_answered(request))):
+            if request and (_ended(answer) or (not answer and not answered and _will_not_be_answered(request))):
                 break
             if not self._read(left) and not request:
                 break
@@ -270,13 +305,25 @@ class _Look:
         found: dict[bool, tuple[Traced, ...]] = {}
         for words in packets:
             came = words[0].hook == "prerouting"
-            is_request = came == inwards
+            outside = self._watched.outside
+            is_request = came == inwards and (outside is None or words[0].ends != outside.ends.turned())
             if is_request and words[0].ends is not None and not _same(words[0].ends, ends):
                 continue
             if not is_request and True not in found:
                 continue
             found.setdefault(is_request, tuple(words))
         return found.get(True, ()), found.get(False, ())
+
+
+def _left_by(observed: Observed) -> tuple[str, Ends] | None:
+    """By which interface the packet was forwarded, and as what; None when it was not."""
+    word = next((each for each in observed.request if each.ours and each.chain == "postrouting_last"), None)
+    if word is None or word.ends is None or not word.oif:
+        return None
+    try:
+        return socket.if_indextoname(word.oif), word.ends
+    except OSError:
+        return None
 
 
 def _same(one: Ends, other: Ends) -> bool:

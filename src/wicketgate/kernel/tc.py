@@ -108,6 +108,7 @@ class Redirect:
     cookie: bytes
     protocol: int = 0  # of IP, without options or extension headers; 0 = any
     ports: tuple[int, int] | None = None  # source and destination, of TCP or UDP
+    word: tuple[int, int] | None = None  # offset in the IP packet, and the 32 bits that stand there
 
     def spell(self, ifname: str) -> str:
         """In tc's words."""
@@ -122,6 +123,8 @@ class Redirect:
         text = f"match {word} protocol {self.protocol} 0xff " if self.protocol else ""
         if self.ports is not None:
             text += f"match {word} sport {self.ports[0]} 0xffff match {word} dport {self.ports[1]} 0xffff "
+        if self.word is not None:
+            text += f"match u32 {self.word[1]:#x} 0xffffffff at {self.word[0]} "
         return text
 
     def _upper_keys(self) -> list[bytes]:
@@ -133,6 +136,8 @@ class Redirect:
         if self.ports is not None:
             value = self.ports[0].to_bytes(2) + self.ports[1].to_bytes(2)
             keys.append(_U32_KEY.pack(b"\xff" * 4, value, 40 if six else 20, 0))
+        if self.word is not None:
+            keys.append(_U32_KEY.pack(b"\xff" * 4, self.word[1].to_bytes(4), self.word[0], 0))
         return keys
 
     def message(self, ifindex: int) -> bytes:
