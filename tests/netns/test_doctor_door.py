@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from netns.doctor_pods import PORT, connects, doctor, flow_to, listener
+from netns.doctor_pods import PORT, connects, doctor, flow_to, listener, wg_quick
 from netns.door_traces import looks
-from netns.pods import SHAPES, PodNet
+from netns.pods import SHAPES, PodNet, sysctl
 from wicketgate.doctor import apply
 from wicketgate.doctor.door_proof import DoorProof
 from wicketgate.doctor.examine import examine
@@ -119,3 +119,20 @@ def test_without_the_right_to_send(pod):
     assert "door" not in report["applied"][0]["proved_by"]
     assert "CAP_NET_RAW" in done.stderr
     assert connects(pod)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_tunnels_client_gets_out_and_home(pod, family, tmp_path):
+    """No masquerade: the door does not call that working; with the fix its packet is answered from outside."""
+    client, far = ("10.8.0.9", "9.9.9.9") if family == 4 else ("fd08::9", "2620:fe::fe")
+    wg_quick(pod, tmp_path, f"{client}/{32 if family == 4 else 128}")
+    for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        sysctl(pod.pod, name, "1")
+    flow = ["--from", client, "--to", f"[{far}]:443/tcp" if family == 6 else f"{far}:443/tcp"]
+    _, report = doctor(pod, *flow, "--door", "always")
+    found = report["flows"][0]
+    assert (found["cause"]["code"], found["door"]["works"]) == ("masquerade-missing", None), found
+    code, report = doctor(pod, *flow, "--apply", "--yes")
+    assert (code, report["applied"][0]["kept"], report["applied"][0]["proved_by"][-1]) == (0, True, "door"), report[
+        "applied"
+    ]

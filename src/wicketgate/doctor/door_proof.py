@@ -83,6 +83,8 @@ def ended(live: LiveTrace) -> str:
         return "the packet is not seen to come in: tc or XDP takes it, or the interface"
     if live.reply and not live.observed.answer and live.works is False:
         return "the packet arrives, and no answer is sent"
+    if live.works is None and live.reply and live.observed.answer:
+        return "the packet fares as computed; whether anybody out there can answer it is not seen"
     if live.works is None:
         return f"{name} {last.kind} {last.hook}, and no answer was seen"
     return f"{name} {last.spelled()}"

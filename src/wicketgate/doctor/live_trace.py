@@ -60,8 +60,8 @@ class LiveTrace:
     @property
     def exit_code(self) -> int:
         """0 the kernel does as computed, and the flow is not seen to be broken; 1 otherwise."""
-        known = self.works if self.works is not None else not self.found.broken
-        return SAME if self.difference is None and known else BROKEN
+        good = self.works is not False and not self.found.broken
+        return SAME if self.difference is None and good else BROKEN
 
 
 def watch_live(
@@ -131,7 +131,12 @@ def _compared(found: Diagnosis, observed: Observed, *, waited: bool) -> LiveTrac
                 untold.append(_silent(found, waited=waited, comes_back=comes_back))
     if not reply and observed.answer:
         reply = tuple(Compared(None, each, None) for each in answer)
-    return LiveTrace(found, observed, forward, reply, _works(found, observed, request, answer), tuple(untold))
+    works = _works(found, observed, request, answer)
+    if works and found.broken and first_difference((*forward, *reply)) is None:
+        # It fares as computed, and what is wrong with that is judged, not seen: an address that nobody outside answers to.
+        works = None
+        untold.append("whether anybody out there can answer it; here it fares as computed")
+    return LiveTrace(found, observed, forward, reply, works, tuple(untold))
 
 
 def _silent(found: Diagnosis, *, waited: bool, comes_back: bool) -> str:
