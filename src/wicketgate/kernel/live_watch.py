@@ -8,14 +8,12 @@ that is put up for it is taken away again; what a killed predecessor left, the n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import select
 import socket
-import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -25,6 +23,7 @@ from wicketgate.kernel import conntrack, live_door
 from wicketgate.kernel.conntrack import Tracked, TrackEvents
 from wicketgate.kernel.drop_tap import DropTap
 from wicketgate.kernel.live_door import LiveDoor
+from wicketgate.kernel.live_sender import own_socket, send_first, told
 from wicketgate.kernel.live_table import Outside, Watched, removal_script, table_script
 from wicketgate.kernel.nft import nft_apply, nft_tables
 from wicketgate.kernel.process import run
@@ -168,16 +167,16 @@ class LiveWatch:
         Raises:
             StateError: there can be no such socket.
         """
-        with _own_socket(flow) as sock:
+        with own_socket(flow) as sock:
             port = sock.getsockname()[1] if flow.protocol != "icmp" else 0
             ends = octets.ends_of(flow.source, flow.destination, flow.protocol, port, flow.destination_port)
             with _Look(Watched(ends)) as look:
                 look.begin()
-                code = _send(sock, flow)
+                code = send_first(sock, flow)
                 if not code:
                     code = _await_answer(sock, look, patience)
                 look.listen(ends, 0.0)
-                return replace(look.observed(ends, ""), sender=_told(code, flow.protocol))
+                return replace(look.observed(ends, ""), sender=told(code, flow.protocol))
 
     def wait_for(self, watched: Watched, seconds: float, *, patience: float = PATIENCE) -> Observed:
         """Wait for a real packet, and for its answer; nothing is kept in.
@@ -378,50 +377,6 @@ def _end_half_open(ends: Ends) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _own_socket(flow: Flow) -> Iterator[socket.socket]:
-    six = flow.destination.version == 6
-    family = socket.AF_INET6 if six else socket.AF_INET
-    kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0)}
-    kind, protocol = kinds.get(flow.protocol, (socket.SOCK_RAW, ICMPV6 if six else ICMP))
-    try:
-        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
-    except OSError as error:
-        raise StateError(f"no socket that sends it: {error.strerror}") from error
-    with sock:
-        try:
-            if flow.mark:
-                sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, flow.mark)
-            if flow.device:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, flow.device.encode())
-            if flow.uid:
-                os.fchown(sock.fileno(), flow.uid, -1)  # the owner that netfilter and policy rules see
-            if flow.protocol == "tcp":  # ended by RST: its port is free again at once
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
-            sock.bind((str(flow.source), flow.source_port))
-        except OSError as error:
-            raise StateError(f"no socket that sends it from {flow.source}: {error.strerror}") from error
-        yield sock
-
-
-def _send(sock: socket.socket, flow: Flow) -> int:
-    target = (str(flow.destination), flow.destination_port)
-    try:
-        if flow.protocol == "tcp":
-            code = sock.connect_ex(target)
-            return 0 if code == errno.EINPROGRESS else code
-        if flow.protocol == "udp":
-            sock.connect(target)
-            sock.send(b"wicket trace\n")
-        else:
-            six = flow.destination.version == 6
-            ends = Ends(flow.destination, flow.destination, ICMPV6 if six else ICMP)
-            sock.sendto(octets.build(ends, os.getpid() & 0xFFFF)[40 if six else 20 :], (str(flow.destination), 0))
-    except OSError as error:
-        return error.errno or errno.EIO
-    return 0
-
-
 def _await_answer(sock: socket.socket, look: _Look, patience: float) -> int:
     """0 answered; an errno; ETIMEDOUT for silence."""
     deadline = time.monotonic() + patience
@@ -434,12 +389,6 @@ def _await_answer(sock: socket.socket, look: _Look, patience: float) -> int:
         if readable or writable:
             return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return errno.ETIMEDOUT
-
-
-def _told(code: int, protocol: str) -> str:
-    if not code:
-        return "connected" if protocol == "tcp" else "answered"
-    return "no answer" if code == errno.ETIMEDOUT else os.strerror(code)
 
 
 async def _clean() -> None:
