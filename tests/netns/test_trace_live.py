@@ -514,3 +514,22 @@ def test_beside_an_open_door(place):
     assert seen.answer
     assert whole
     assert echoed
+
+
+def test_behind_somebodys_filter_nothing_is_sent(place):
+    """A foreign tc filter is asked first and might let the packet out: exit code 3, the filter is named and stays."""
+    place.pod.run(
+        "sh", "-ec",
+        "tc qdisc add dev eth0 clsact; tc filter add dev eth0 egress protocol ip pref 5 u32 match ip dst 192.0.2.200 "
+        "action mirred egress redirect dev sink",
+    )  # fmt: skip
+    try:
+        before = looks(place.pod)
+        done = subprocess.run(
+            command(place, to_listener(place, 4)), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert looks(place.pod) == before
+    finally:
+        place.pod.run("tc", "qdisc", "del", "dev", "eth0", "clsact")
+    assert done.returncode == 3
+    assert "another tc filter might take it first: dev eth0 egress protocol 0x0800 pref 5 u32" in done.stderr

@@ -91,14 +91,17 @@ class LiveDoor:
             present = [each for each in await tc.qdiscs(index) if each.at_the_door]
             if present and present[0].kind != "clsact":
                 raise StateError(f"{self._ifname} has somebody's {present[0].kind} qdisc where clsact belongs")
+            # Whoever is asked before us might let it out onto the wire.
+            earlier = [each for each in await tc.filters(index) if each.priority < _PRIORITY and not each.empty]
+            if thief := next((each for each in earlier if not each.cookie.startswith(b"wicketgate")), None):
+                raise StateError(
+                    f"no packet is sent into {self._ifname}: another tc filter might take it first: {thief.spell(self._ifname)}"
+                )
             ends = self._ends
             ports = (ends.source_port, ends.destination_port) if ends.protocol in (TCP, UDP) else None
             cookie = _COOKIE + bytes([not present])
             redirect = Redirect(ends.destination, ends.source, _PRIORITY, cookie, ends.protocol, ports)
             if self._number is not None:
-                earlier = [each for each in await tc.filters(index) if each.priority < _PRIORITY and not each.empty]
-                if any(not each.cookie.startswith(b"wicketgate") for each in earlier):
-                    raise StateError(f"another tc filter of {self._ifname} might take it first")
                 word = number_at(ends), self._number
                 redirect = Redirect(ends.destination, None, _PRIORITY, cookie, ends.protocol, None, word)
             await tc.add(index, self._ifname, [redirect], clsact=not present)

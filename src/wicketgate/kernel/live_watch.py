@@ -36,7 +36,6 @@ from wicketgate.netpath.packet import ICMP, ICMPV6, TCP, Ends
 PATIENCE = 1.0  # seconds for an answer after the packet arrived; a guess
 _SETTLED = 0.05  # for what follows the last word: conntrack's events come with the next packet
 _LOCK = b"\0wicketgate-live"  # abstract: of this network namespace alone, and free again when its holder is gone
-_SO_MARK = 36
 
 
 @dataclass(frozen=True, slots=True)
