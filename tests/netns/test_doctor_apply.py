@@ -42,6 +42,9 @@ def test_the_seeds_pod_is_mended(shape, tmp_path):
         assert (code, report["works"]) == (0, True), report["applied"]
         assert {each["fix"] for each in report["applied"]} == {"source-rule"}
         assert all(each["kept"] for each in report["applied"])
+        tcp = [each for each in report["applied"] if "/tcp" in each["flow"] or " tcp " in each["flow"]]
+        assert tcp
+        assert all(each["proved_by"][-1] == "door" for each in tcp), report["applied"]
         assert connects(net, 4)
         assert connects(net, 6)
 
@@ -192,13 +195,14 @@ def test_bad_usage(arguments, words):
 
 
 def test_the_json_says_what_was_done(pod):
-    """`applied` has flow, fix, commands, and whether it is kept."""
+    """`applied` has flow, fix, commands, by what it was proved, and whether it is kept."""
     pod.pod.run("sh", "-ec", FIREWALLS["iptables-legacy"])
     done = subprocess.run(
         command(pod, "--apply", "--yes", "--json"), capture_output=True, text=True, timeout=60, check=False
     )
     report = json.loads(done.stdout)
     assert done.returncode == 0
-    assert set(report["applied"][0]) == {"flow", "fix", "commands", "kept", "why"}
+    assert set(report["applied"][0]) == {"flow", "fix", "commands", "proved_by", "kept", "why"}
+    assert "door" in report["applied"][0]["proved_by"]
     assert report["applied"][0]["commands"][0].startswith("iptables-legacy -I INPUT 1 -i eth0 ")
     assert "# iptables-legacy" in done.stderr

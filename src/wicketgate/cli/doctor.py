@@ -30,6 +30,7 @@ def doctor(
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     to: str | None = None,
     twin: Literal["auto", "never"] = "auto",
+    door: Literal["auto", "always", "never"] = "auto",
     apply: Annotated[bool, Parameter(negative="")] = False,
     yes: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -38,7 +39,7 @@ def doctor(
 
     Without --from and --to the flows that matter are found from the state itself: load balancer and kubelet to each
     TCP listener on an uplink, a client to the WireGuard port, a tunnel client to the outside. In the place itself nothing
-    is sent, and without --apply nothing is changed: the ways are computed, and every fix that is shown was tried on the
+    is sent without --apply or --door always, and without --apply nothing is changed: the ways are computed, and every fix that is shown was tried on the
     computed place and, where namespaces can be made, with real packets in a twin, a throw-away namespace rebuilt from what
     was read. Run it as root, or the firewall and other users' devices cannot be read.
 
@@ -58,12 +59,16 @@ def doctor(
         from_: who sends, ADDRESS or ADDRESS:PORT; IPv6 with a port as [ADDRESS]:PORT. Without it: somebody elsewhere.
         to: who shall get it, ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp.
         twin: auto tries fixes, and what cannot be computed, in a twin where one can be built; never does without.
+        door: always sends each flow's very packet in the place itself, as a stranger sends it, and says what became of it;
+            it and its answer do not leave this host. auto does so with --apply alone, before and after each fix.
         apply: put the best fix of each broken flow in force: asks first, reads the place again, and takes back what did
             not help or broke another flow.
         yes: with --apply, do not ask.
         json_: print one JSON object.
     """
     _check_apply(apply=apply, yes=yes, json_=json_, bundle=bundle)
+    if door == "always" and bundle is not None:
+        raise InputError("--door always with --bundle: a file is no place to send a packet in; allowed: auto, never")
     if from_ is not None and to is None:
         raise InputError(f"--from {from_} without --to; --to ADDRESS:PORT/PROTO names the other end")
     ends = ends_of(from_, to) if to is not None else None
@@ -71,10 +76,15 @@ def doctor(
     asked = [concern_of(snapshot, ends)] if ends is not None else []
     judge = _Twin() if twin == "auto" else None
     examination = examine(snapshot, asked, judge)
+    if door == "always":
+        from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
+
+        _end_gently()
+        examination = DoorProof().review(examination)
     if apply and examination.broken:
         if not json_:
             sys.stdout.write(to_text(examination))
-        return _apply(examination, asked, netns, judge, yes=yes, json_=json_)
+        return _apply(examination, asked, netns, judge, door=door != "never", yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
     else:
@@ -109,10 +119,22 @@ def _check_apply(*, apply: bool, yes: bool, json_: bool, bundle: str | None) -> 
         )
 
 
+def _end_gently() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C takes back, so does a kill
+
+
 def _apply(
-    first: Examination, asked: list[Concern], netns: str | None, judge: Judge | None, *, yes: bool, json_: bool
+    first: Examination,
+    asked: list[Concern],
+    netns: str | None,
+    judge: Judge | None,
+    *,
+    door: bool,
+    yes: bool,
+    json_: bool,
 ) -> int:
     from wicketgate.doctor.apply import Surgeon  # noqa: PLC0415
+    from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
 
     uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
 
@@ -129,13 +151,16 @@ def _apply(
     def say(line: str) -> None:
         print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
 
-    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked, judge)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C takes back, so does a kill
+    proof = DoorProof() if door else None
+    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked, judge, proof)
+    _end_gently()
     last = surgeon.operate(first)
+    if proof is not None and proof.lacking:
+        say(f"the model alone has judged: {proof.lacking}")
     if json_:
         told = [
             {"flow": each.concern.spelled(), "fix": each.proved.fix.id, "commands": list(each.proved.fix.commands),
-             "kept": each.kept, "why": each.why or None}
+             "proved_by": list(each.proved.proved_by), "kept": each.kept, "why": each.why or None}
             for each in surgeon.applied
         ]  # fmt: skip
         print(json.dumps(to_object(last) | {"applied": told}, indent=2))

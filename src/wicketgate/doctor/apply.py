@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixes put in force: each command is run as it was shown, the place is read again, and what did not help is taken back.
 
-A fix is kept when its flow works in the place as it is now read, and no flow that worked before has stopped to. In
-every other case, also when a command fails or Ctrl-C comes in the middle, its undo is run.
+A fix is kept when its flow works in the place as it is now read, the very packet gets through where it can be sent, and
+no flow that worked before has stopped to. In every other case, also when a command fails or Ctrl-C comes in the middle, its undo is run.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import contextlib
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from wicketgate.doctor.examine import Examination, Finding, Judge, examine
+from wicketgate.doctor.examine import Examination, Finding, Judge, Passage, examine
 from wicketgate.doctor.prove import Proved
 from wicketgate.errors import StateError, WicketError
 from wicketgate.kernel.process import Completed, run
 from wicketgate.netpath.concerns import Concern
+from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.snapshot import Snapshot
 
 Look = Callable[[], Snapshot]
@@ -47,6 +49,14 @@ class Applied:
     why: str = ""
 
 
+class Door(Protocol):
+    """Asks the kernel itself; see `DoorProof`."""
+
+    def ask(self, found: Diagnosis, /) -> Passage:
+        """What becomes of a flow's very packet."""
+        ...
+
+
 @dataclass(slots=True)
 class Surgeon:
     """Applies the best fixes, one flow after the other.
@@ -57,6 +67,7 @@ class Surgeon:
         agree: asks whether a fix shall be applied.
         asked: the flows to examine; none: those that matter.
         judge: as of `examine`.
+        door: sends the very packet before and after each fix; None sends nothing.
     """
 
     look: Look
@@ -64,6 +75,7 @@ class Surgeon:
     agree: Agree
     asked: Sequence[Concern] = ()
     judge: Judge | None = None
+    door: Door | None = None
     applied: list[Applied] = field(default_factory=list)
 
     def operate(self, first: Examination) -> Examination:
@@ -95,26 +107,67 @@ class Surgeon:
                 now = self._try(now, concern, proved)
 
     def _try(self, before: Examination, concern: Concern, proved: Proved) -> Examination:
+        passed = self._passages(before, concern)
+        if passed.get(concern):
+            why = "the very packet gets through as it is, although it was computed to fail"
+            return self._left(before, concern, proved, f"not applied: {why}", why)
         commands = Commands(proved.fix.commands, proved.fix.undo, self.say)
         try:
             commands.run()
             after = examine(self.look(), self.asked, self.judge)
             why = _worse(before, after, concern)
+            through: bool | None = None
+            if not why:
+                through, why = self._through(after, concern, passed)
         except (WicketError, KeyboardInterrupt) as error:
             commands.take_back()
             if isinstance(error, KeyboardInterrupt):
                 raise
-            self.say(f"taken back: {error}")
-            self.applied.append(Applied(concern, proved, kept=False, why=str(error)))
-            return before
+            return self._left(before, concern, proved, f"taken back: {error}", str(error))
         if why:
             commands.take_back()
-            self.say(f"taken back: {why}")
-            self.applied.append(Applied(concern, proved, kept=False, why=why))
+            self._left(before, concern, proved, f"taken back: {why}", why)
             return examine(self.look(), self.asked, self.judge)
-        self.say(f"it works now: {concern.spelled()}")
+        if through:
+            proved = replace(proved, proved_by=(*proved.proved_by, "door"))
+        sent = "; the very packet and its answer get through" if through else ""
+        self.say(f"it works now: {concern.spelled()}{sent}")
         self.applied.append(Applied(concern, proved, kept=True))
         return after
+
+    def _left(self, as_it_is: Examination, concern: Concern, proved: Proved, said: str, why: str) -> Examination:
+        self.say(said)
+        self.applied.append(Applied(concern, proved, kept=False, why=why))
+        return as_it_is
+
+    def _passages(self, before: Examination, concern: Concern) -> dict[Concern, bool | None]:
+        """Which packets get through before the change: that of the flow, and of those that work."""
+        if self.door is None:
+            return {}
+        looked = [each.diagnosis for each in before.findings]
+        return {each.concern: self.door.ask(each).works for each in looked if each.concern == concern or each.works}
+
+    def _through(
+        self, after: Examination, concern: Concern, passed: Mapping[Concern, bool | None]
+    ) -> tuple[bool | None, str]:
+        """Whether the flow's packet gets through now, None where that is not seen; and why the change is not to be kept."""
+        if self.door is None:
+            return None, ""
+        through: bool | None = None
+        for each in after.findings:
+            found = each.diagnosis
+            if found.concern != concern and not passed.get(found.concern):
+                continue
+            passage = self.door.ask(found)
+            if found.concern == concern:
+                through = passage.works
+                if passage.works is False:
+                    return False, f"the very packet still fails: {passage.words}"
+                if passage.works is None:
+                    self.say(f"the door does not tell: {passage.words}")
+            elif passage.works is False:
+                return False, f"the packet of {found.concern.spelled()} does not get through any more: {passage.words}"
+        return through, ""
 
 
 def _worse(before: Examination, after: Examination, concern: Concern) -> str:

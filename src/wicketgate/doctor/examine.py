@@ -20,13 +20,28 @@ _NEEDED = ("links", "addresses", "routes", "rules")
 GOOD, BROKEN, UNREADABLE = 0, 1, 3  # exit codes
 
 
+class Passage(Protocol):
+    """What the door says of a flow; see `door_proof.Passage`."""
+
+    @property
+    def works(self) -> bool | None:
+        """It got through, or not; None when that was not seen."""
+        ...
+
+    @property
+    def words(self) -> str:
+        """How it ended."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A flow with all that is known of it."""
+    """A flow with all that is known of it; `door` is what became of the very packet, where it was sent."""
 
     diagnosis: Diagnosis
     fixes: tuple[Proved, ...] = ()
     wrong_advice: tuple[str, ...] = ()
+    door: Passage | None = None
 
 
 @dataclass(frozen=True, slots=True)

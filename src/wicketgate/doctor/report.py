@@ -36,7 +36,7 @@ def _flow(finding: Finding) -> dict[str, Any]:
         "cause": None if found.cause is None else _cause(found.cause),
         "path": [_step(each) for each in found.steps],
         "fixes": [_fix(each) for each in finding.fixes],
-    }
+    } | ({} if finding.door is None else {"door": {"works": finding.door.works, "words": finding.door.words}})
 
 
 def _cause(cause: Cause) -> dict[str, str]:
@@ -85,6 +85,8 @@ def to_text(examination: Examination) -> str:
         lines += _broken(finding, cause)
     for finding in examination.unknown:
         lines += ["", f"? {finding.diagnosis.concern.spelled()}", f"  unknown: {finding.diagnosis.unknown}"]
+        if finding.door is not None:
+            lines.append(f"  the very packet, sent here: {finding.door.words}")
     working = [each for each in examination.findings if each.diagnosis.works]
     lines += [""] if working else []
     lines += [f"+ {each.diagnosis.concern.spelled()}" for each in working]
@@ -118,6 +120,8 @@ def _broken(finding: Finding, cause: Cause) -> Iterator[str]:
     yield from _way(finding.diagnosis, cause)
     yield ""
     yield f"  Why: {cause.explanation}"
+    if finding.door is not None:
+        yield f"  The very packet, sent here: {finding.door.words}."
     yield from _fixes(finding.fixes)
     for advice in finding.wrong_advice:
         yield f"  Not a fix: {advice}."

@@ -106,6 +106,9 @@ class Redirect:
     source: IPv4Address | IPv6Address | None
     priority: int
     cookie: bytes
+    protocol: int = 0  # of IP, without options or extension headers; 0 = any
+    ports: tuple[int, int] | None = None  # source and destination, of TCP or UDP
+    word: tuple[int, int] | None = None  # offset in the IP packet, and the 32 bits that stand there
 
     def spell(self, ifname: str) -> str:
         """In tc's words."""
@@ -113,14 +116,35 @@ class Redirect:
         source = f"match {word} src {self.source} " if self.source is not None else ""
         return (
             f"tc filter add dev {ifname} egress protocol {'ip' if word == 'ip' else 'ipv6'} pref {self.priority} u32 "
-            f"{source}match {word} dst {self.destination} action mirred ingress redirect dev {ifname} cookie {self.cookie.hex()}"
+            f"{source}match {word} dst {self.destination} {self._spelled_upper(word)}action mirred ingress redirect dev {ifname} cookie {self.cookie.hex()}"
         )
+
+    def _spelled_upper(self, word: str) -> str:
+        text = f"match {word} protocol {self.protocol} 0xff " if self.protocol else ""
+        if self.ports is not None:
+            text += f"match {word} sport {self.ports[0]} 0xffff match {word} dport {self.ports[1]} 0xffff "
+        if self.word is not None:
+            text += f"match u32 {self.word[1]:#x} 0xffffffff at {self.word[0]} "
+        return text
+
+    def _upper_keys(self) -> list[bytes]:
+        keys = []
+        six = self.destination.version == 6
+        if self.protocol:
+            shift, at = (8, 4) if six else (16, 8)  # the word that holds the next header, or the protocol
+            keys.append(_U32_KEY.pack((0xFF << shift).to_bytes(4), (self.protocol << shift).to_bytes(4), at, 0))
+        if self.ports is not None:
+            value = self.ports[0].to_bytes(2) + self.ports[1].to_bytes(2)
+            keys.append(_U32_KEY.pack(b"\xff" * 4, value, 40 if six else 20, 0))
+        if self.word is not None:
+            keys.append(_U32_KEY.pack(b"\xff" * 4, self.word[1].to_bytes(4), self.word[0], 0))
+        return keys
 
     def message(self, ifindex: int) -> bytes:
         """The body of RTM_NEWTFILTER."""
         version = self.destination.version
         source_at, destination_at = _OFFSETS[version]
-        keys = [*_keys(self.source, source_at), *_keys(self.destination, destination_at)]
+        keys = [*_keys(self.source, source_at), *_keys(self.destination, destination_at), *self._upper_keys()]
         selector = _U32_SEL.pack(_TC_U32_TERMINAL, 0, len(keys), 0, 0, 0, 0, 0) + b"".join(keys)
         mirred = _MIRRED.pack(0, 0, _TC_ACT_STOLEN, 0, 0, _TCA_INGRESS_REDIR, ifindex)
         action = (

@@ -98,3 +98,19 @@ def test_a_state_that_lacks_what_matters_is_no_verdict(capsys, tmp_path):
     code, _, err = run(capsys, "10.0.0.2:9000/tcp", "--bundle", str(path))
     assert code == 3
     assert "rules: Operation not permitted" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--wait", "5"], "--wait 5 without --live"),
+        (["--live", "--wait", "soon"], "--wait soon: allowed: seconds, more than 0"),
+        (["--live", "--wait", "0"], "--wait 0: allowed: seconds, more than 0"),
+        (["--live", "--wait", "nan"], "--wait nan: allowed: seconds, more than 0"),
+    ],
+)
+def test_bad_waits(capsys, arguments, words):
+    """Exit code 2 before anything is sent, with what is allowed."""
+    code, out, err = run(capsys, "10.0.0.2:9000/tcp", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err

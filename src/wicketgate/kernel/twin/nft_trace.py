@@ -12,11 +12,14 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from wicketgate.errors import StateError
+from wicketgate.netpath.packet import TCP, UDP, Ends
 
 TABLE = "wicket_twin_watch"
+LIVE_TABLE = "wicketgate.live"  # of `kernel.live_table`, which watches one flow in a place itself
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 FIRST, LAST = -(1 << 31), (1 << 31) - 2  # conntrack confirms at INT_MAX
 _NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP = 12, 270, 1, 9
@@ -36,6 +39,7 @@ _VERDICTS = {
 }
 _POLICY, _RETURN, _RULE = 1, 2, 3  # enum nft_trace_types
 _A_TABLE, _A_CHAIN, _A_HANDLE, _A_TYPE, _A_VERDICT, _A_MARK, _A_POLICY = 1, 2, 3, 4, 5, 14, 16
+_A_ID, _A_NETWORK, _A_TRANSPORT, _A_IIF, _A_OIF = 6, 8, 9, 10, 12
 _NESTED = 0x3FFF
 _COUNTED = re.compile(r" ?counter packets \d+ bytes \d+")
 _BASE = re.compile(r"type \w+ hook (?P<hook>\w+) .*?priority (?P<priority>[^;]+)")
@@ -54,6 +58,11 @@ class Traced:
         hook: of the base chain that began it, where known.
         text: the rule as `nft` lists it, or the policy in words.
         mark: of the packet.
+        number: the kernel's for this packet.
+        iif: index of the interface it came in by; 0 where that was not told.
+        oif: index of the one it leaves by; 0 as above.
+        ends: its addresses and ports; told once a base chain.
+        tcp_flags: of a TCP packet, told with the ends.
     """
 
     family: str
@@ -64,11 +73,16 @@ class Traced:
     hook: str = ""
     text: str = ""
     mark: int = 0
+    number: int = 0
+    iif: int = 0
+    oif: int = 0
+    ends: Ends | None = None
+    tcp_flags: int = 0
 
     @property
     def ours(self) -> bool:
-        """Of the table that watches."""
-        return self.table == TABLE
+        """Of a table that watches."""
+        return self.table in (TABLE, LIVE_TABLE)
 
 
 def watching_rules() -> str:
@@ -95,23 +109,34 @@ class Tracing:
             raise StateError(f"the kernel's trace cannot be had: {error.strerror}") from error
         self._sock.setblocking(False)
 
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._sock.fileno()
+
     def close(self) -> None:
         """Stop listening."""
         self._sock.close()
 
     def read(self, rules: Rules) -> tuple[Traced, ...]:
-        """What was traced since the last time, in order."""
+        """What was traced since the last time, in order.
+
+        Raises:
+            StateError: words were lost, so that what is left would tell another story.
+        """
         found: list[Traced] = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                found += list(_decode(self._sock.recv(1 << 17)))
+        try:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found += list(_decode(self._sock.recv(1 << 17)))
+        except OSError as error:
+            raise StateError(f"the kernel's trace was lost: {error.strerror}") from error
         hook = ""
         named = []
         for each in found:
             hook = rules.hooks.get((each.family, each.table, each.chain), hook)
             text = rules.texts.get((each.family, each.table, each.chain, each.handle), "")
             text = text or f"{each.family} {each.table} {each.chain}: policy {each.verdict}"
-            named.append(Traced(each.family, each.table, each.chain, each.handle, each.verdict, hook, text, each.mark))
+            named.append(replace(each, hook=hook, text=text))
         return tuple(named)
 
 
@@ -143,7 +168,31 @@ def _traced(body: bytes) -> Traced:
         _number(found.get(_A_HANDLE, b"")) if kind == _RULE else 0,
         verdict,
         mark=_number(found.get(_A_MARK, b"")),
+        number=_number(found.get(_A_ID, b"")),
+        iif=_number(found.get(_A_IIF, b"")),
+        oif=_number(found.get(_A_OIF, b"")),
+        ends=_ends(found.get(_A_NETWORK, b""), found.get(_A_TRANSPORT, b"")),
+        tcp_flags=_flags(found.get(_A_NETWORK, b""), found.get(_A_TRANSPORT, b"")),
     )
+
+
+def _ends(network: bytes, transport: bytes) -> Ends | None:
+    if len(network) < 20:
+        return None
+    six = network[0] >> 4 == 6
+    if six and len(network) < 40:
+        return None
+    protocol = network[6] if six else network[9]
+    source, destination = (network[8:24], network[24:40]) if six else (network[12:16], network[16:20])
+    ports = (0, 0)
+    if protocol in (TCP, UDP) and len(transport) >= 4:
+        ports = (int.from_bytes(transport[:2]), int.from_bytes(transport[2:4]))
+    return Ends(ip_address(source), ip_address(destination), protocol, *ports)
+
+
+def _flags(network: bytes, transport: bytes) -> int:
+    ends = _ends(network, transport)
+    return transport[13] if ends is not None and ends.protocol == TCP and len(transport) >= 14 else 0
 
 
 def _signed(data: bytes) -> int:
