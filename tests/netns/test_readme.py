@@ -6,11 +6,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
 
 from netns.agents import AgentPod
+from netns.doctor_pods import doctor, filters, listener, wg_quick
+from netns.pods import PodNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +27,22 @@ def test_the_readmes_transcript_is_what_the_lab_prints(tmp_path, monkeypatch):
     script = [sys.executable, str(ROOT / "scripts" / "readme-transcript")]
     done = subprocess.run(script, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_doctors_transcript_is_what_it_prints_in_the_seeds_pod(tmp_path):
+    """The real wg-quick beside a TCP service on port 9000: `wicket doctor` prints the README's lines."""
+    loader = SourceFileLoader("readme_transcript", str(ROOT / "scripts" / "readme-transcript"))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    script = module_from_spec(spec)
+    loader.exec_module(script)
+    shown = script.transcript((ROOT / "README.md").read_text(), "wicket doctor --netns pid:4711")
+    with PodNet.create("vpc", "readme") as net, listener(net):
+        wg_quick(net, tmp_path, "0.0.0.0/0 ::/0")
+        filters(net, 0, 1)
+        code, text = doctor(net, json_=False)
+    assert code == 1
+    assert "\n".join(script.differences(shown, text.splitlines())) == ""
 
 
 def test_the_example_file_makes_a_gateway(tmp_path):

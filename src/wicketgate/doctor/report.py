@@ -108,9 +108,11 @@ def headline(examination: Examination) -> str:
     if examination.broken:
         causes = dict.fromkeys(each.diagnosis.cause.code for each in examination.broken if each.diagnosis.cause)
         verb = "is" if len(examination.broken) == 1 else "are"
-        parts.append(f"{len(examination.broken)} of {count} flows {verb} broken: {', '.join(causes)}")
+        whole = "The flow" if count == 1 else f"{len(examination.broken)} of {count} flows"
+        parts.append(f"{whole} {verb} broken: {', '.join(causes)}")
     if examination.unknown:
-        parts.append(f"{len(examination.unknown)} of {count} cannot be told")
+        whole = "The flow" if count == 1 else f"{len(examination.unknown)} of {count}"
+        parts.append(f"{whole} cannot be told")
     return "; ".join(parts) + "."
 
 
