@@ -224,6 +224,7 @@ class Agent:
         # Each step on its own: one that fails must not keep the others from tidying up.
         for what, step in (
             ("health ports", self._server.close),
+            ("model", self._prober.close),
             ("doors", self._doors.close),
             ("tunnel", lambda: self._keeper.leave(phase)),
         ):

@@ -16,6 +16,7 @@ from wicketgate.health.board import Board
 from wicketgate.health.door import Door, TcpMode
 from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.explain import Explainer
+from wicketgate.health.flow_model import LiveModel
 from wicketgate.health.metrics import Metrics
 from wicketgate.health.oracle import KernelOracle
 from wicketgate.health.prober import Prober
@@ -88,6 +89,7 @@ def assemble(
             interval=settings.probe_interval,
             clock=clock,
             timings=metrics,
+            model=LiveModel(health_port=settings.health_port, clock=clock) if privileged else None,
         ),
         options=AgentOptions(settings.probe_interval, settings.drain, privileged=privileged),
         clock=clock,

@@ -40,6 +40,7 @@ class CheckResult:
         state: how it ended.
         evidence: one line for people: what was observed. No keys, no peer's address.
         cause: why it did not pass. FAIL needs one; UNKNOWN without one is `state-unreadable`; PASS has none.
+        where: the rule, route, setting or socket that is to blame, as its own tool lists it; empty where not known.
         detail: numbers and words for machines, shown in JSON only.
         at: monotonic seconds (the board's clock) at which it was observed.
         seconds: how long a round trip took, where there was one.
@@ -52,6 +53,7 @@ class CheckResult:
     state: State
     evidence: str
     cause: Cause | None = None
+    where: str = ""
     detail: Detail = field(default_factory=lambda: NO_DETAIL)
     at: float = 0.0
     seconds: float | None = None

@@ -17,6 +17,7 @@ from typing import Protocol
 from wicketgate.errors import KernelRefused
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
+from wicketgate.health.reasons import NOT_SEEN
 from wicketgate.health.target import ProbeTarget
 from wicketgate.kernel import sysctl
 from wicketgate.kernel.netlink import RouteAnswer
@@ -27,7 +28,6 @@ from wicketgate.netpath.snapshot import Family, IPAddress
 STRANGER: dict[Family, IPAddress] = {4: ip_address("203.0.113.9"), 6: ip_address("2001:db8:203::9")}
 _STRANGERS_PORT = 40000
 _TCP, _UDP = 6, 17
-_NOT_SEEN = "firewalls are not seen this way"
 
 
 # Above this share the kernel is already throwing out flows (early_drop in nf_conntrack_core.c), or drops new ones. A guess.
@@ -122,7 +122,7 @@ class Explainer:
         if answer.type != "local":
             words = f"a stranger's packet to {address} is not delivered here but forwarded by {answer.oif}"
             return _fail(name, Cause.ADDRESS_MISSING, words, at)
-        return _pass(name, f"a stranger's packet on {uplink} is delivered here; {_NOT_SEEN}", at)
+        return _pass(name, f"a stranger's packet on {uplink} is delivered here; {NOT_SEEN}", at)
 
     async def returns(
         self, target: ProbeTarget, family: Family, uplink: str, address: IPAddress, at: float
@@ -177,7 +177,7 @@ class Explainer:
             if target.level != "egress":
                 return _pass(name, f"{words}: only the gateway itself can be reached through it", at)
             return _fail(name, Cause.REPLY_INTO_TUNNEL, words, at)
-        return _pass(name, f"what clients send outside leaves by {answer.oif}; {_NOT_SEEN}", at)
+        return _pass(name, f"what clients send outside leaves by {answer.oif}; {NOT_SEEN}", at)
 
     async def _leaves(
         self,
@@ -211,7 +211,7 @@ class Explainer:
             cause = Cause.BLACKHOLE_ROUTE if refused.errno in (errno.EINVAL, errno.EACCES) else Cause.REPLY_UNROUTABLE
             return _fail(name, cause, f"the answer to a stranger has no way: {refused}", at)
         if answer.oif == uplink:
-            return _pass(name, f"the answer to a stranger leaves by {uplink}; {_NOT_SEEN}", at)
+            return _pass(name, f"the answer to a stranger leaves by {uplink}; {NOT_SEEN}", at)
         if answer.oif == tunnel:
             words = f"the answer to a stranger leaves by {tunnel} (table {answer.table}), into the tunnel"
             return _fail(name, Cause.REPLY_INTO_TUNNEL, words, at)

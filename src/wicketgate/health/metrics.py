@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import Counter as PromCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -39,12 +40,10 @@ class Counters:
     Attributes:
         repairs: what of ours was put back, by kind (`rule`, `route`, `nft`, `address`, `link`, `device`).
         changes: changes others made to what the agent needs, by kind.
-        door_disagreements: rounds in which door and model said different things.
     """
 
     repairs: Mapping[str, int] = field(default_factory=lambda: _NONE)
     changes: Mapping[str, int] = field(default_factory=lambda: _NONE)
-    door_disagreements: int = 0
 
 
 class DeviceView(Protocol):
@@ -125,7 +124,16 @@ class Metrics(Collector):
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self._disagreements = PromCounter(
+            "wicketgate_door_disagreements",
+            "Rounds in which the door probe failed and the model saw no reason.",
+            registry=self.registry,
+        )
         self.registry.register(self)
+
+    def count_disagreement(self) -> None:
+        """Count a round in which the door was red and the model saw nothing wrong."""
+        self._disagreements.inc()
 
     def observe_round_trip(self, step: Step, seconds: float) -> None:
         """Count a probe that was answered.
@@ -206,11 +214,6 @@ class Metrics(Collector):
         for kind, count in sorted(counters.changes.items()):
             changes.add_metric([kind], count)
         yield changes
-        door = CounterMetricFamily(
-            "wicketgate_door_disagreements", "Rounds in which the door probe and the model said different things."
-        )
-        door.add_metric([], counters.door_disagreements)
-        yield door
 
     def _device(self, state: WireGuardState, view: DeviceView) -> Iterator[Metric]:
         info = InfoMetricFamily("wicketgate_device", "The WireGuard device.")

@@ -15,19 +15,21 @@ import asyncio
 import contextlib
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from wicketgate.clock import Clock
-from wicketgate.errors import StateError
+from wicketgate.errors import StateError, WicketError
 from wicketgate.health.board import Board
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, Evidence, State
 from wicketgate.health.door import Door, Loss, NoRouteToStrangers, Outcome
 from wicketgate.health.doors import DoorKeeper
 from wicketgate.health.explain import Explainer
+from wicketgate.health.flow_model import FlowModel, Opinion
 from wicketgate.health.metrics import Step as RoundTrip
+from wicketgate.health.reasons import disagreements, judged, with_rules
 from wicketgate.health.target import ProbeTarget, Subject, TunnelPath
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Family
@@ -47,6 +49,7 @@ _ACCOUNT_TIMEOUT = 0.1  # seconds for a probe that is made for the door's counte
 # Seconds that an account of the same red checks is good for, one that told nothing less: asking has its price for
 # everybody's packets (door_rules). A guess.
 _TOLD, _UNTOLD = 10.0, 2.5
+_MODEL_TIMEOUT = 2.0  # seconds; a large firewall takes nft one (bench/doctor_large.py). A guess
 _UNSTEADY = 3  # tries to find the doors at rest; then the last results count, whatever they are
 
 _HANDSHAKE_CAUSE = {
@@ -64,6 +67,10 @@ class Timings(Protocol):
         """One round trip of a step (handshake, tunnel, egress, tcp)."""
         ...
 
+    def count_disagreement(self) -> None:
+        """A round in which the door was red and the model saw nothing wrong."""
+        ...
+
 
 class Prober:
     """Makes rounds and publishes them."""
@@ -79,6 +86,7 @@ class Prober:
         interval: float,
         clock: Clock,
         timings: Timings | None = None,
+        model: FlowModel | None = None,
     ) -> None:
         self._subject = subject
         self._board = board
@@ -88,6 +96,7 @@ class Prober:
         self._timeout = min(max(0.4 * interval, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
         self._clock = clock
         self._timings = timings
+        self._model_of_place = model
         self._client: SyntheticClient | None = None
         self._client_of: object = None
         self._last_handshake = float("-inf")
@@ -128,7 +137,12 @@ class Prober:
         results = await self._explained(target, results)
         self._silent = {r.name for r in results if r.state is State.FAIL}
         results = self._stamped(target, results)
-        self._board.publish(results, target.level, evidence, backend=target.backend, scope=self._scope(target))
+        scope = self._scope(target)
+        self._board.publish(results, target.level, evidence, backend=target.backend, scope=scope)
+        if self._silent and self._by_door:
+            # A red is told at once; which rule it is may take a moment longer.
+            results = await self._with_rules(target, results)
+            self._board.publish(results, target.level, evidence, backend=target.backend, scope=scope)
         return mended
 
     def _stamped(self, target: ProbeTarget, results: list[CheckResult]) -> list[CheckResult]:
@@ -360,7 +374,8 @@ class Prober:
         results = []
         for family in families:
             where = self._doors.uplink(family), self._doors.address(family)
-            results += await self._explainer.all(target, family, *where, self._board.now())
+            checks = await self._explainer.all(target, family, *where, self._board.now())
+            results += judged(checks, await self._opinions(target, family, needed=True), family)
         return results
 
     async def _port(self, target: ProbeTarget) -> list[CheckResult]:
@@ -397,6 +412,37 @@ class Prober:
                     better = {id(r): self._fail(r.name, cause, f"{r.evidence}; {words}") for r in red}
                     results = [better.get(id(r), r) for r in results]
         return results
+
+    async def _with_rules(self, target: ProbeTarget, results: list[CheckResult]) -> list[CheckResult]:
+        """The very rule, as the model finds it, for each family whose door is red."""
+        differ = False
+        for family, own in self._by_door.items():
+            names = {r.name for r in own}
+            if names & self._silent:
+                opinions = await self._opinions(target, family)
+                differ = differ or bool(disagreements([r for r in results if r.name in names], opinions, family))
+                results = with_rules(results, opinions, family)
+        if differ and self._timings is not None:
+            self._timings.count_disagreement()
+        return results
+
+    async def _opinions(self, target: ProbeTarget, family: Family, *, needed: bool = False) -> Mapping[str, Opinion]:
+        """The model's; none where it has no right to look. What it cannot read is unknown where it is the evidence."""
+        if self._model_of_place is None:
+            return {}
+        where = self._doors.uplink(family), self._doors.address(family)
+        try:
+            async with asyncio.timeout(_MODEL_TIMEOUT):
+                return await self._model_of_place.ask(target, family, *where)
+        except (WicketError, TimeoutError) as error:
+            await self._model_of_place.close()  # a reading that was broken off proves nothing later
+            why = str(error) or "the place could not be read in time"
+        return {name: Opinion(False, words=why) for name in ("handshake", "balancer")} if needed else {}
+
+    async def close(self) -> None:
+        """Let go of what was opened to look for reasons."""
+        if self._model_of_place is not None:
+            await self._model_of_place.close()
 
     async def _account(
         self, target: ProbeTarget, family: Family, door: Door, red: Sequence[CheckResult], *, out: bool

@@ -68,6 +68,7 @@ class Verdict:
                         "name": check.name,
                         "state": str(check.state),
                         "cause": None if check.cause is None else str(check.cause),
+                        "where": check.where or None,
                         "evidence": check.evidence,
                         "age_seconds": round(max(0.0, now - check.at), 3),
                         "seconds": None if check.seconds is None else round(check.seconds, 6),
@@ -89,7 +90,7 @@ class Verdict:
         width = max((len(check.name) for check in self.checks), default=0)
         lines = [
             f"[{marks[check.state]}] {check.name:<{width}}  {check.state!s:<7}  {check.evidence}"
-            + (f" ({check.cause})" if check.cause is not None else "")
+            + (f" ({_blame(check)})" if check.cause is not None else "")
             + (f", {check.seconds * 1000:.1f} ms" if check.seconds is not None else "")
             + f", {max(0.0, now - check.at):.1f} s ago"
             for check in self.checks
@@ -104,3 +105,7 @@ class Verdict:
             words.append(f"WireGuard {self.backend}")
         lines.append(", ".join(words))
         return "\n".join(lines) + "\n"
+
+
+def _blame(check: CheckResult) -> str:
+    return f"{check.cause}: {check.where}" if check.where else str(check.cause)

@@ -44,7 +44,7 @@ class Device:
         return PROBE
 
     def counters(self) -> Counters:
-        return Counters({"rule": 3}, {"route": 2}, 1)
+        return Counters({"rule": 3}, {"route": 2})
 
 
 def rig() -> tuple[FakeClock, Board, Metrics]:
@@ -61,6 +61,7 @@ def rig() -> tuple[FakeClock, Board, Metrics]:
         backend="userspace",
     )
     metrics.observe_round_trip("handshake", 0.001)
+    metrics.count_disagreement()
     return clock, board, metrics
 
 

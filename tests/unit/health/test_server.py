@@ -150,6 +150,7 @@ class TestAnswers:
                     "name": "tunnel-v4",
                     "state": "fail",
                     "cause": "tunnel-silent",
+                    "where": None,
                     "evidence": "no echo within 1 s",
                     "seconds": None,
                     "detail": {},
