@@ -273,7 +273,7 @@ def measure(quick: bool) -> None:
     )
     for reason, times in result.reasons.most_common(5):
         print(f"unknown {times} times: {reason}")
-    for problem in result.problems[:3]:
+    for problem in result.problems[: int(os.environ.get("WICKETGATE_AGREEMENT_SHOW", "3"))]:
         print(f"\ndisagreement:\n{problem}")
     print()
     goal(f"{total.cases} cases without a disagreement", total.wrong == 0)

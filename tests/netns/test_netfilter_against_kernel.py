@@ -133,3 +133,21 @@ def test_what_of_iptables_has_connections_tracked(stand: FilterStand, kind: str,
     judge.load(Rules())
     assert judge.judge(Rules(nat, ((f"iptables-{kind}-restore", text),)), [flow]) == []
     assert judge.tally.verdicts["dropped"] == tracks
+
+
+def test_a_change_of_a_header_is_for_packets_of_its_family(stand: FilterStand) -> None:
+    """Found with seed 24: `ip6 hoplimit set` in a table inet leaves IPv4 alone, and ends its rule there."""
+    nft = (
+        "table inet t0 {\n chain b0 { type filter hook output priority 0; policy accept;\n"
+        "  ip6 hoplimit set 63 meta mark set 0x7\n  ip ttl set 9 meta mark set 0x8\n }\n"
+        " chain b1 { type filter hook postrouting priority 0; policy accept;\n"
+        "  ip ttl 64 drop\n  ip6 hoplimit 64 drop\n }\n}\n"
+    )
+    flows = [
+        Packet(ip_address(source), ip_address(destination), UDP, 30122, 51820, uid=0, gid=0, from_socket=True)
+        for source, destination in (("10.99.0.1", "10.99.0.3"), ("fd99::1", "2001:db8::5"))
+    ]
+    judge = Judge(stand)
+    judge.load(Rules())
+    assert judge.judge(Rules(nft), flows) == []
+    assert judge.tally.verdicts["sent"] >= 2

@@ -8,7 +8,7 @@ interface and, on a host that does not forward, by what is known of their gatewa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from wicketgate.netpath.lookup import TYPE_ERRORS, Answer, Found, Question, Refused, Unsure, route_line
 from wicketgate.netpath.snapshot import IPAddress, NextHop, Route
@@ -114,10 +114,20 @@ class Table:
             good = [hop for hop in route.nexthops if self._usable4(hop, question)]
             if good:
                 # A bound socket takes the first that fits; the hash is asked only without `oif` (fib_select_path).
-                return Found(route, tuple(good[:1] if question.oif else good))
+                return Found(route, tuple(good[:1] if question.oif else self._hashed4(route, good)))
             if route.nh_id:
                 break
         return None
+
+    def _hashed4(self, route: Route, good: list[NextHop]) -> Sequence[NextHop]:
+        """What fib_select_multipath() may choose.
+
+        Its shares are made when a link loses its carrier, and not when ignore_routes_with_linkdown changes
+        (fib_rebalance): a way that is passed over may still have one.
+        """
+        if route.nh_id or len(good) == len(route.nexthops):
+            return good
+        return [*good, *(hop for hop in route.nexthops if hop not in good and hop.flags & RTNH_F_LINKDOWN)]
 
     def _usable4(self, hop: NextHop, question: Question) -> bool:
         if question.oif and hop.oif != question.oif:

@@ -111,6 +111,7 @@ class Routing:
                 self._in_table,
                 self._groups.get,
                 vrf=vrf,
+                object_lengths=lambda: self._object_lengths,
             )
             for family in (4, 6)
         }
@@ -123,6 +124,11 @@ class Routing:
         self._unread = [
             what for what in ("links", "addresses", "routes", "rules") for u in snapshot.unread if u.what == what
         ]
+
+    @cached_property
+    def _object_lengths(self) -> frozenset[int]:
+        """Prefix lengths of the IPv6 routes that lead by nexthop objects."""
+        return frozenset(r.dst.prefixlen for r in self.snapshot.routes if r.family == 6 and r.nh_id)
 
     @cached_property
     def _merged(self) -> Table:

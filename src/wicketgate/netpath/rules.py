@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from wicketgate.netpath.fib import LEGACY_TOS_MASK
 from wicketgate.netpath.lookup import ACTION_ERRORS, Answer, Asked, Found, Question, Refused, Unsure, rule_line
@@ -83,15 +83,23 @@ class Rules:
         table: asks a table.
         group: an interface's group, for suppress_ifgroup; None where it is not known.
         vrf: the namespace has an l3 master device.
+        object_lengths: prefix lengths of the IPv6 routes that lead by nexthop objects.
     """
 
     def __init__(
-        self, rules: Iterable[Rule], table: TableLookup, group: Callable[[str], int | None], *, vrf: bool = False
+        self,
+        rules: Iterable[Rule],
+        table: TableLookup,
+        group: Callable[[str], int | None],
+        *,
+        vrf: bool = False,
+        object_lengths: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._rules = tuple(sorted(rules, key=lambda rule: rule.priority))  # stable, as rules of one priority stand
         self._table = table
         self._group = group
         self._vrf = vrf
+        self._object_lengths = object_lengths
         self._targets: dict[int, int] = {}
         for position, rule in enumerate(self._rules):
             self._targets.setdefault(rule.priority, position)
@@ -137,6 +145,12 @@ class Rules:
                 return None
             trail.append(Asked(rule, f"finds {answer.object}"))
             return replaced(answer, rule=rule, trail=tuple(trail))
+        if rule.suppress_prefixlength is not None and self._length_unsure(rule.suppress_prefixlength, answer):
+            words = (
+                "suppress_prefixlength looks at the length of whichever route was first to use the nexthop object on the "
+                "processor that asks"
+            )
+            return Unsure(words, rule_line(rule), tuple(trail))
         if rule.suppress_prefixlength is not None and answer.route.dst.prefixlen <= rule.suppress_prefixlength:
             words = f"suppress_prefixlength {rule.suppress_prefixlength} passes over {answer.route.dst} of table {name}"
             trail.append(Asked(rule, words))
@@ -150,6 +164,14 @@ class Rules:
                 return None
         trail.append(Asked(rule, f"finds {answer.route.dst} in table {name}"))
         return replaced(answer, rule=rule, trail=tuple(trail))
+
+    def _length_unsure(self, most: int, found: Found) -> bool:
+        """IPv6 keeps one struct rt6_info a processor with a nexthop (fib6_nh.rt6i_pcpu), which routes by nexthop objects
+        share: fib6_rule_suppress() may see another route's prefix. Seen on 6.18.
+        """
+        if found.route.family == 4 or not found.route.nh_id:
+            return False
+        return len({length <= most for length in (found.route.dst.prefixlen, *self._object_lengths())}) > 1
 
     def _suppressed(self, group: int, found: Found) -> bool | None:
         # fib4_rule_suppress() looks at the route's first next hop, fib6_rule_suppress() at the one the hash took.

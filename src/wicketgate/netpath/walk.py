@@ -441,10 +441,10 @@ class Walker:
         return journey, journey.end(verdict, result.reason, code=f"{name}-drop", object_=result.object), False
 
     def _each(self, journey: Journey, hops: Sequence[NextHop], go_on: Callable[[Journey, NextHop], Trace]) -> Trace:
-        """Go on by every interface that a hash may choose. Ways that end alike are one."""
-        by_interface: dict[str, NextHop] = {}
+        """Go on by every way that a hash may choose. Ways that end alike are one."""
+        ways: dict[tuple[str, IPAddress | None], NextHop] = {}
         for hop in hops:
-            by_interface.setdefault(hop.oif, hop)
+            ways.setdefault((hop.oif, hop.via), hop)
         branches = tuple(
             go_on(
                 replaced(
@@ -453,7 +453,7 @@ class Walker:
                 ),
                 hop,
             )
-            for hop in by_interface.values()
+            for hop in ways.values()
         )
         if len(branches) == 1:
             return branches[0]
@@ -461,7 +461,9 @@ class Walker:
         if len(ends) == 1:
             return replaced(branches[0], branches=branches)
         where = route_line(journey.way.route) if journey.way is not None and journey.way.route is not None else ""
-        words = f"a hash chooses between {', '.join(by_interface)}: " + "; ".join(b.reason for b in branches)
+        words = f"a hash chooses between {', '.join(dict.fromkeys(oif for oif, _ in ways))}: " + "; ".join(
+            dict.fromkeys(b.reason for b in branches)
+        )
         return replaced(journey.unknown(Stage.OUTPUT_ROUTING, Unsure(words, where)), branches=branches)
 
 

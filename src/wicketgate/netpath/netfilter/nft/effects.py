@@ -138,7 +138,10 @@ def _mangle(statement: Mangle, compiler: Compiler) -> Effect | None:
         return _setting(compiler, statement.value, Type.NUMBER, _set_zone)
     if isinstance(key, Payload) and (key.protocol, key.field) in _HEADER:
         kind = {"dscp": Type.DSCP, "ecn": Type.ECN}.get(key.field, Type.NUMBER)
-        return _setting(compiler, statement.value, kind, _HEADER[key.protocol, key.field])
+        return _of_family(
+            {"ip": 4, "ip6": 6}[key.protocol],
+            _setting(compiler, statement.value, kind, _HEADER[key.protocol, key.field]),
+        )
     return _unknowable(f"the rule changes {key}, which the model does not follow")
 
 
@@ -155,6 +158,15 @@ def _setting(compiler: Compiler, value: Expression, kind: Type, apply: Callable[
         return None
 
     return effect
+
+
+def _of_family(version: int, effect: Effect) -> Effect:
+    """There is a `meta nfproto` before a change of a header, as before a match; nft prints neither."""
+
+    def only(run: Run, where: str) -> Outcome:
+        return effect(run, where) if run.version == version else False
+
+    return only
 
 
 def _set_zone(run: Run, zone: int, _where: str) -> None:
