@@ -23,9 +23,9 @@ lab: $(STAMP) ## the whole story on one machine: the seed's pod red, then green,
 
 test: $(STAMP) ## the fast suites: pure code and network namespaces
 	@scripts/setup system
-	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not slow and not vm and not image" tests
+	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not slow and not vm and not image and not browser" tests
 
-test-all: $(STAMP) ## every lane: slow tests, fuzzers, a kernel with wireguard.ko, the container image
+test-all: $(STAMP) ## every lane: slow tests, fuzzers, a browser, a kernel with wireguard.ko, the container image
 	@scripts/setup all
 	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not vm and not image" tests
 	$(VENV)/bin/pytest -q -m "vm" tests

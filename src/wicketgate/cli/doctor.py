@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -34,6 +36,7 @@ def doctor(
     apply: Annotated[bool, Parameter(negative="")] = False,
     yes: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    html: str | None = None,
 ) -> int:
     """Say which rule breaks a flow here, and what mends it.
 
@@ -51,6 +54,7 @@ def doctor(
       wicket doctor --netns pid:4711
       wicket doctor --to 10.0.0.2:9000/tcp
       wicket doctor --apply
+      wicket doctor --html report.html
       wicket snapshot > pod.json; wicket doctor --bundle pod.json --json
 
     Args:
@@ -65,31 +69,54 @@ def doctor(
             not help or broke another flow.
         yes: with --apply, do not ask.
         json_: print one JSON object.
+        html: write the report as one self-contained page to this file, mode 0600; `-` prints it instead of the text.
     """
     _check_apply(apply=apply, yes=yes, json_=json_, bundle=bundle)
+    if html == "-" and (json_ or apply):
+        raise InputError("--html - with --json or --apply: both would be printed; allowed: --html FILE")
     if door == "always" and bundle is not None:
         raise InputError("--door always with --bundle: a file is no place to send a packet in; allowed: auto, never")
     if from_ is not None and to is None:
         raise InputError(f"--from {from_} without --to; --to ADDRESS:PORT/PROTO names the other end")
     ends = ends_of(from_, to) if to is not None else None
-    snapshot = look(netns, bundle)
-    asked = [concern_of(snapshot, ends)] if ends is not None else []
-    judge = _Twin() if twin == "auto" else None
-    examination = examine(snapshot, asked, judge)
-    if door == "always":
-        from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
+    with _page(html) as page:
+        snapshot = look(netns, bundle)
+        asked = [concern_of(snapshot, ends)] if ends is not None else []
+        judge = _Twin() if twin == "auto" else None
+        examination = examine(snapshot, asked, judge)
+        if door == "always":
+            from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
 
-        _end_gently()
-        examination = DoorProof().review(examination)
+            _end_gently()
+            examination = DoorProof().review(examination)
+        page(examination, snapshot)
     if apply and examination.broken:
         if not json_:
             sys.stdout.write(to_text(examination))
         return _apply(examination, asked, netns, judge, door=door != "never", yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
-    else:
+    elif html != "-":
         sys.stdout.write(to_text(examination))
     return examination.exit_code
+
+
+@contextmanager
+def _page(path: str | None) -> Iterator[Callable[[Examination, Snapshot], None]]:
+    """Writes the page; where it cannot be written, that is said before the place is read."""
+    if path is None:
+        yield lambda _examination, _snapshot: None
+        return
+    from wicketgate.doctor.page import PageFile, to_html  # noqa: PLC0415
+
+    if path == "-":
+        yield lambda examination, snapshot: print(to_html(examination, taken_at=snapshot.taken_at), end="")
+        return
+    file = PageFile(path)
+    try:
+        yield lambda examination, snapshot: file.write(to_html(examination, taken_at=snapshot.taken_at))
+    finally:
+        file.discard()
 
 
 class _Twin:
