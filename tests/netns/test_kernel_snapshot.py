@@ -21,6 +21,9 @@ from wicketgate.kernel import snapshot as snapshot_module
 from wicketgate.kernel.namespace import enter
 from wicketgate.kernel.snapshot import take_snapshot
 from wicketgate.netpath.codec import from_json, to_json
+from wicketgate.netpath.filter import HookVerdict
+from wicketgate.netpath.netfilter.ruleset import Ruleset
+from wicketgate.netpath.packet import SYN, TCP, Connection, Packet
 from wicketgate.netpath.snapshot import Unread
 
 
@@ -254,3 +257,46 @@ def test_a_socket_that_cannot_be_had_is_a_clear_error(host, monkeypatch):
             await take_snapshot()
 
     host.acall(main)
+
+
+def test_a_table_that_iptables_prints_is_not_listed_twice(new_host):
+    """The others alone are listed by nft; one that has base chains of both is listed by both, and none of its chains is lost."""
+    host = new_host("tables")
+    host.run("iptables-nft", "-A", "INPUT", "-p", "tcp", "--dport", "9000", "-j", "DROP")
+    host.run("ip6tables-nft", "-A", "INPUT", "-p", "tcp", "--dport", "9000", "-j", "DROP")
+    host.run(
+        "nft", "add table inet zz; add table ip raw; add table inet aa; add chain inet aa c; add rule inet aa c drop"
+    )
+    host.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "ACCEPT")
+    host.run(
+        "nft", "add chain ip nat odd { type filter hook input priority 7; }; add rule ip nat odd tcp dport 99 drop"
+    )
+    taken = host.acall(lambda: take_snapshot(sockets=False))
+
+    def listed(kind):
+        items = (each[kind] for each in json.loads(taken.firewall.nft_json)["nftables"] if kind in each)
+        return [(each["family"], each["name"]) for each in items]
+
+    objects = json.loads(host.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
+    everything = [(each["table"]["family"], each["table"]["name"]) for each in objects if "table" in each]
+    kept = [each for each in everything if each not in (("ip", "filter"), ("ip6", "filter"), ("ip", "raw"))]
+    assert [each for each in listed("table") if each != ("ip", "raw")] == kept
+    assert ("ip", "odd") in listed("chain")
+    assert "table inet zz" in taken.firewall.nft_text
+    assert "table ip filter" not in taken.firewall.nft_text
+    rules = Ruleset(taken)
+    for port, verdict in ((9000, HookVerdict.DROP), (99, HookVerdict.DROP), (80, HookVerdict.ACCEPT)):
+        packet = Packet(ip_address("192.0.2.9"), ip_address("10.0.0.1"), TCP, 40000, port, iif="e0", tcp_flags=SYN)
+        assert rules.hook("input", packet, Connection.opened_by(packet)).verdict is verdict
+
+
+def test_a_table_whose_name_nft_cannot_be_told(new_host):
+    """Then all tables are listed at once."""
+    host = new_host("names")
+    host.run("iptables-nft", "-A", "INPUT", "-j", "ACCEPT")
+    host.run(
+        "nft", "-j", "-f", "-", stdin='{"nftables": [{"add": {"table": {"family": "inet", "name": "1 odd;name"}}}]}'
+    )
+    taken = host.acall(lambda: take_snapshot(sockets=False))
+    names = {each["table"]["name"] for each in json.loads(taken.firewall.nft_json)["nftables"] if "table" in each}
+    assert names == {"filter", "1 odd;name"}

@@ -8,6 +8,7 @@ only when it runs, so that `wicket --help` and shell completion stay fast. It re
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -40,6 +41,7 @@ COMMANDS = (
     Command("probe", "Make a WireGuard handshake, and a ping through the tunnel, from outside."),
     Command("doctor", "Say which rule breaks a flow here, and a fix that was tried before it is shown."),
     Command("trace", "Walk one packet's way, and its answer's, step by step."),
+    Command("watch", "Write every change of links, routes, rules and firewall, and what it broke."),
     Command("lab", "The whole story on one machine: client, load balancer, nodes, pods."),
     Command("snapshot", "Print the network state of this machine or pod as JSON."),
 )
@@ -127,6 +129,7 @@ def main() -> NoReturn:
     except SystemExit as stop:
         # cyclopts has printed what was wrong with the arguments, and every such case is bad input to us.
         code = 0 if stop.code in {0, None} else InputError.exit_code
+    gc.freeze()  # what is left ends with the process; Python would look through all of it once more for cycles
     sys.exit(code)
 
 

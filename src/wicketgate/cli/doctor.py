@@ -13,15 +13,14 @@ from cyclopts import Parameter
 from wicketgate.cli.ask import ask
 from wicketgate.cli.flow_arguments import concern_of, ends_of
 from wicketgate.cli.place import look, look_here
-from wicketgate.doctor.apply import Surgeon
 from wicketgate.doctor.examine import Examination, Finding, Judge, examine
 from wicketgate.doctor.prove import Proved
 from wicketgate.doctor.report import headline, to_object, to_text
-from wicketgate.doctor.twin import TwinJudge
 from wicketgate.errors import InputError
 from wicketgate.kernel.namespace import uapi_dir_of
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.netpath.concerns import Concern
+from wicketgate.netpath.snapshot import Snapshot
 
 
 def doctor(
@@ -70,7 +69,7 @@ def doctor(
     ends = ends_of(from_, to) if to is not None else None
     snapshot = look(netns, bundle)
     asked = [concern_of(snapshot, ends)] if ends is not None else []
-    judge = TwinJudge() if twin == "auto" else None
+    judge = _Twin() if twin == "auto" else None
     examination = examine(snapshot, asked, judge)
     if apply and examination.broken:
         if not json_:
@@ -81,6 +80,18 @@ def doctor(
     else:
         sys.stdout.write(to_text(examination))
     return examination.exit_code
+
+
+class _Twin:
+    """The twin's judge. Its code is loaded when a flow does not work."""
+
+    def review(self, snapshot: Snapshot, findings: tuple[Finding, ...]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+        """See `TwinJudge`."""
+        if all(each.diagnosis.works for each in findings):
+            return findings, ()
+        from wicketgate.doctor.twin import TwinJudge  # noqa: PLC0415
+
+        return TwinJudge().review(snapshot, findings)
 
 
 def _check_apply(*, apply: bool, yes: bool, json_: bool, bundle: str | None) -> None:
@@ -101,6 +112,8 @@ def _check_apply(*, apply: bool, yes: bool, json_: bool, bundle: str | None) -> 
 def _apply(
     first: Examination, asked: list[Concern], netns: str | None, judge: Judge | None, *, yes: bool, json_: bool
 ) -> int:
+    from wicketgate.doctor.apply import Surgeon  # noqa: PLC0415
+
     uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
 
     def agree(finding: Finding, proved: Proved) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 from wicketgate.errors import InputError
@@ -12,6 +13,16 @@ from wicketgate.kernel.snapshot import take_snapshot
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.netpath.codec import from_json
 from wicketgate.netpath.snapshot import Snapshot
+
+
+def collect_seldom() -> None:
+    """Let the collector of cycles run seldom, for a command that looks once and ends.
+
+    It makes much that stays (a listing of 20,000 rules is a million objects) and little garbage; at Python's own
+    thresholds half of its time would go into looking through the former (bench/doctor_large.py).
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)
 
 
 def look(netns: str | None, bundle: str | None) -> Snapshot:
@@ -25,6 +36,7 @@ def look(netns: str | None, bundle: str | None) -> Snapshot:
         InputError: both were given, or the file is not what it should be.
         StateError: the namespace cannot be entered or read.
     """
+    collect_seldom()
     if bundle is not None and netns is not None:
         raise InputError("--bundle and --netns: read both; allowed: one of them")
     return read_bundle(bundle) if bundle is not None else look_here(enter_place(netns))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from wicketgate.cli.place import collect_seldom
 from wicketgate.kernel.namespace import enter, uapi_dir_of
 from wicketgate.kernel.snapshot import take_snapshot
 from wicketgate.kernel.wg_common import UAPI_DIR
@@ -22,6 +23,7 @@ def snapshot(*, netns: str | None = None, firewall: bool = True, sockets: bool =
         firewall: list nftables and iptables too.
         sockets: list listening sockets too.
     """
+    collect_seldom()
     uapi_dir = UAPI_DIR
     if netns is not None:
         uapi_dir = uapi_dir_of(netns) or UAPI_DIR

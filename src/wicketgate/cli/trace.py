@@ -17,6 +17,7 @@ from wicketgate.doctor.trace_report import exit_code, trace_object, trace_text
 from wicketgate.errors import InputError
 from wicketgate.netpath.concerns import with_senders_endpoints
 from wicketgate.netpath.diagnose import diagnose
+from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.walk import Walker
 
 _HIGHEST = 0xFFFFFFFF
@@ -64,7 +65,8 @@ def trace(
     snapshot = complete(look(netns, bundle))
     concern = concern_of(snapshot, ends, iif=iif, mark=number, uid=uid)
     snapshot = with_senders_endpoints(snapshot, [concern])
-    found = diagnose(Walker(snapshot, filter_of(snapshot)), concern)
+    routing = Routing(snapshot)
+    found = diagnose(Walker(snapshot, filter_of(snapshot, routing), routing=routing), concern)
     if json_:
         print(json.dumps(trace_object(found), indent=2))
     else:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -14,16 +16,17 @@ from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.walk import Walker
 
 # Words of listings whose rules look into policy routing, or at settings: their verdict may change with a rule.
+_OF_ROUTING = ("links", "addresses", "routes", "rules", "neighbours", "sysctls", "unread")  # what `Routing` reads
 _ASK_ROUTING = ("fib", "rpfilter", "socket")
 
 
-def filter_of(snapshot: Snapshot) -> Filter:
+def filter_of(snapshot: Snapshot, routing: Routing | None = None) -> Filter:
     """The filter of a snapshot.
 
     Raises:
         InputError: a listing is damaged.
     """
-    return Ruleset(snapshot, routing=Routing(snapshot))
+    return Ruleset(snapshot, routing=routing or Routing(snapshot))
 
 
 class Walkers:
@@ -35,13 +38,18 @@ class Walkers:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._filter = filter_of(snapshot)
+        self._routing = Routing(snapshot)
+        self._filter = filter_of(snapshot, self._routing)
         listings = [text for text in astuple(snapshot.firewall) if text]
         self._asks_routing = any(word in text for text in listings for word in _ASK_ROUTING)
 
     def of(self, snapshot: Snapshot) -> Walker:
         """A walker of a snapshot that differs from the first by a fix."""
-        return Walker(snapshot, self._filter if self._same_filter(snapshot) else filter_of(snapshot))
+        first = self._snapshot
+        same = all(getattr(snapshot, part) is getattr(first, part) for part in _OF_ROUTING)
+        routing = self._routing if same else Routing(snapshot, like=self._routing)
+        netfilter = self._filter if self._same_filter(snapshot) else filter_of(snapshot, routing)
+        return Walker(snapshot, netfilter, routing=routing)
 
     def _same_filter(self, snapshot: Snapshot) -> bool:
         """The filter of the first snapshot would decide the same in this one."""
@@ -69,26 +77,45 @@ def objects(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 def with_objects(snapshot: Snapshot, changed: list[dict[str, Any]]) -> Snapshot:
     """The snapshot with other nftables objects. The printed listing no longer fits them and is left out."""
-    text = json.dumps({"nftables": changed})
+    return _with_json(snapshot, json.dumps({"nftables": changed}))
+
+
+def _with_json(snapshot: Snapshot, text: str) -> Snapshot:
     return replace(snapshot, firewall=replace(snapshot.firewall, nft_json=text, nft_text=None))
 
 
 def base_chain(snapshot: Snapshot, family: str, table: str, hook: str) -> str | None:
     """The table's base chain at a hook that is of type filter."""
-    for each in objects(snapshot):
-        chain = each.get("chain")
-        if (
-            isinstance(chain, dict)
-            and (chain.get("family"), chain.get("table"), chain.get("hook")) == (family, table, hook)
-            and chain.get("type") == "filter"
-        ):
+    for chain in _chains(snapshot, family, table):
+        if (chain.get("hook"), chain.get("type")) == (hook, "filter"):
             return str(chain["name"])
     return None
+
+
+def _chains(snapshot: Snapshot, family: str, table: str) -> Iterator[dict[str, Any]]:
+    """The chains of a table, in the order of the listing."""
+    text = snapshot.firewall.nft_json or ""
+    # As nft prints them; a quote within a string of JSON has a backslash before it, so nothing else looks like this.
+    head = f'{{"chain": {{"family": {json.dumps(family)}, "table": {json.dumps(table)}, '
+    found = [each.start() for each in re.finditer(re.escape(head), text)]
+    if found:
+        decoder = json.JSONDecoder()
+        yield from (decoder.raw_decode(text, at)[0]["chain"] for at in found)
+        return
+    for each in objects(snapshot):
+        chain = each.get("chain")
+        if isinstance(chain, dict) and (chain.get("family"), chain.get("table")) == (family, table):
+            yield chain
 
 
 def insert_rule(snapshot: Snapshot, family: str, table: str, chain: str, expressions: list[Any]) -> Snapshot:
     """`nft insert rule`: as the first rule of a chain."""
     rule = {"rule": {"family": family, "table": table, "chain": chain, "handle": 999_999, "expr": expressions}}
+    text = snapshot.firewall.nft_json or ""
+    head = json.dumps({"rule": {"family": family, "table": table, "chain": chain, "handle": 0}}).removesuffix("0}}")
+    at = text.find(head)
+    if at >= 0:
+        return _with_json(snapshot, f"{text[:at]}{json.dumps(rule)}, {text[at:]}")
     found = objects(snapshot)
     place = (family, table, chain)
     for at, each in enumerate(found):

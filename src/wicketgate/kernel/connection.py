@@ -20,7 +20,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from pyroute2.iproute.linux import AsyncIPRoute
-from pyroute2.netlink import NETLINK_GET_STRICT_CHK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, SOL_NETLINK
+from pyroute2.netlink import (
+    NETLINK_GET_STRICT_CHK,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_MULTI,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    SOL_NETLINK,
+)
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nlsocket import NetlinkRequest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
@@ -28,6 +36,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from wicketgate.errors import KernelRefused, StateError
 from wicketgate.kernel.keywords import compose
 from wicketgate.kernel.messages import POLICY
+from wicketgate.kernel.plain_routes import RTM_NEWROUTE, plain_route
 
 NLM_F_DUMP_INTR = 0x10  # linux/netlink.h: the tables changed while the dump was written
 DUMP_ATTEMPTS = 20  # a guess: a table that changes during each of 20 dumps in a row is a flood
@@ -41,6 +50,13 @@ class CheckingMarshal(MarshalRtnl):
         self.msg_map.update(POLICY)
         self.interrupted: set[int] = set()
         self.parts: dict[int, int] = {}
+        self._last: dict[str, Any] = {}
+
+    def _header(self, key: int, flags: int, sequence_number: int) -> dict[str, Any]:
+        """One for all messages of a dump."""
+        if (self._last.get("sequence_number"), self._last.get("flags")) != (sequence_number, flags):
+            self._last = {"type": key, "flags": flags, "sequence_number": sequence_number, "error": None}
+        return self._last
 
     def parse(self, data: bytes, *arguments: Any, **options: Any) -> Any:
         """Decode a datagram, and count those of each answer that carry more than the closing message."""
@@ -56,6 +72,10 @@ class CheckingMarshal(MarshalRtnl):
         """Decode one message; NLMSG_DONE may carry an error (a negative int) and the interruption flag too."""
         if flags & NLM_F_DUMP_INTR:
             self.interrupted.add(sequence_number)
+        if key == RTM_NEWROUTE and flags & NLM_F_MULTI:
+            plain = plain_route(data, offset, length, self._header(key, flags, sequence_number))
+            if plain is not None:
+                return plain
         message = super().parse_one_message(key, flags, sequence_number, data, offset, length)
         if key == NLMSG_DONE and length >= 20 and message["header"].get("error") is None:
             (code,) = struct.unpack_from("i", data, offset + 16)

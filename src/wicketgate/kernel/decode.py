@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from types import MappingProxyType
 from typing import Any
 
+from wicketgate.kernel.plain_routes import PlainRoute, interface_of, parts_of
 from wicketgate.netpath.snapshot import (
     NO_MAP,
     Address,
@@ -163,6 +164,9 @@ def _metrics(value: Any) -> dict[str, str]:
 
 def route(message: Any, name_of: NameOf) -> Route:
     """RTM_NEWROUTE."""
+    if isinstance(message, PlainRoute):
+        index = interface_of(message)
+        return parts_of(message, name_of(index) if index else "", ROUTE_TYPES)
     family = message["family"]
     found: dict[str, Any] = {}
     unknown: list[str] = []

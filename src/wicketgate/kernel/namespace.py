@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import os
 import re
 
 from wicketgate.errors import InputError, StateError
+from wicketgate.kernel.inotify import watch_directory
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 NAMED = "/run/netns"  # ip-netns(8)
@@ -67,3 +69,38 @@ def uapi_dir_of(where: str) -> str | None:
         None for names and paths: they say nothing about a file system.
     """
     return f"/proc/{where.removeprefix('pid:')}/root/run/wireguard" if where.startswith("pid:") else None
+
+
+_OF_PROCESS = re.compile(r"/proc/([1-9][0-9]*)/ns/net")
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(path)
+
+
+async def end_of(where: str) -> None:
+    """Wait until a namespace's process has ended, or its file is gone. A process within keeps the namespace itself alive.
+
+    Args:
+        where: as for `namespace_path`.
+    """
+    path = namespace_path(where)
+    process = _OF_PROCESS.fullmatch(path)
+    if process is None:
+        async with watch_directory(os.path.dirname(path)) as touched:
+            while _is_there(path):
+                await touched.wait()
+                touched.clear()
+        return
+    try:
+        descriptor = os.pidfd_open(int(process[1]))
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_reader(descriptor, ended.set)
+        await ended.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

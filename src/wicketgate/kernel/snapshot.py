@@ -103,8 +103,8 @@ async def _read(netlink: Netlink, *, firewall: bool, sockets: bool, uapi_dir: st
         routes = await part("routes", netlink.routes())
         rules = await part("rules", netlink.rules())
         neighbours = await part("neighbours", netlink.neighbours())
-        listening = await _sockets(unread) if sockets else ()
-        devices = await _wireguard(netlink, uapi_dir, unread)
+        listening = await read_sockets(unread) if sockets else ()
+        devices = await read_wireguard(netlink, uapi_dir, unread)
         values = sysctl.read_all(link.name for link in links)
         listings, missing = await listing
     finally:
@@ -134,7 +134,8 @@ async def _firewall(wanted: bool) -> tuple[Firewall, tuple[Unread, ...]]:
     return await read_firewall()
 
 
-async def _sockets(unread: list[Unread]) -> tuple[ListeningSocket, ...]:
+async def read_sockets(unread: list[Unread]) -> tuple[ListeningSocket, ...]:
+    """The listening sockets; from /proc where inet_diag is refused, which `unread` is told."""
     try:
         return await listening_sockets()
     except StateError as error:
@@ -142,7 +143,8 @@ async def _sockets(unread: list[Unread]) -> tuple[ListeningSocket, ...]:
         return sockets_of_proc()
 
 
-async def _wireguard(netlink: Netlink, uapi_dir: str, unread: list[Unread]) -> tuple[WireGuardState, ...]:
+async def read_wireguard(netlink: Netlink, uapi_dir: str, unread: list[Unread]) -> tuple[WireGuardState, ...]:
+    """The WireGuard devices; `unread` is told of those that cannot be read."""
     try:
         states, missing = await list_devices(netlink=netlink, uapi_dir=uapi_dir)
     except StateError as error:

@@ -106,8 +106,8 @@ def defaults(snapshot: Snapshot, family: Family) -> tuple[Route, ...]:
     return tuple(
         route
         for route in snapshot.routes
-        if route.family == family
-        and route.dst.prefixlen == 0
+        if not route.dst.prefixlen  # first: there may be 100,000 others
+        and route.family == family
         and route.type == "unicast"
         and not any(is_tunnel(snapshot, hop.oif) for hop in route.nexthops)
     )

@@ -48,7 +48,8 @@ class Table:
             by_length.setdefault(network.prefixlen, {}).setdefault(int(network.network_address), []).append(route)
         for nodes in by_length.values():
             for node in nodes.values():
-                node.sort(key=_order)  # stable: what the kernel listed first stays first
+                if len(node) > 1:
+                    node.sort(key=_order)  # stable: what the kernel listed first stays first
         self._by_length = sorted(by_length.items(), reverse=True)
 
     def __bool__(self) -> bool:

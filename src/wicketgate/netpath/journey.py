@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.lookup import Asked, Question, Refused, Unsure, route_line, rule_line
@@ -19,6 +19,7 @@ from wicketgate.netpath.packet import (
     Connection,
     Packet,
 )
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.routing import Way
 from wicketgate.netpath.source_check import Blocked
 from wicketgate.netpath.step import CheckStep, Direction, RouteStep, RuleStep, Stage, Step, UnknownStep
@@ -44,8 +45,14 @@ class Journey:
 
     def add(self, *steps: Step) -> Journey:
         """More happened."""
-        stamped = tuple(replace(step, direction=self.direction, layer=self.layer) for step in steps)
-        return replace(self, steps=self.steps + stamped)
+        direction, layer = self.direction, self.layer
+        stamped = tuple(
+            step
+            if step.direction == direction and step.layer == layer
+            else replaced(step, direction=direction, layer=layer)
+            for step in steps
+        )
+        return replaced(self, steps=self.steps + stamped)
 
     def end(self, verdict: Verdict, reason: str, *, code: str = "", object_: str = "") -> Trace:
         """The end of the way."""
@@ -119,7 +126,7 @@ def way_steps(stage: Stage, way: Way) -> tuple[Step, ...]:
     """The rules that matched, and the route."""
     rules = rule_steps(stage, way.trail)
     if rules and way.route is not None:
-        rules = (*rules[:-1], replace(rules[-1], taken=True))
+        rules = (*rules[:-1], replaced(rules[-1], taken=True))
     if way.route is None:
         return (
             *rules,

@@ -6,9 +6,10 @@ A stage that changes a packet gives back another one (`dataclasses.replace`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import Family, IPAddress
 
 # /etc/protocols (IANA)
@@ -77,7 +78,7 @@ class Packet:
 
     def with_ends(self, ends: Ends) -> Packet:
         """The same packet with other addresses and ports (NAT)."""
-        return replace(
+        return replaced(
             self,
             source=ends.source,
             destination=ends.destination,
@@ -164,4 +165,4 @@ class Connection:
     def replying(self) -> Connection:
         """The same connection, seen by the first answer."""
         state = ConnState.ESTABLISHED if self.state in (ConnState.NEW, ConnState.RELATED) else self.state
-        return replace(self, direction="reply", state=state)
+        return replaced(self, direction="reply", state=state)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from wicketgate.netpath.filter import Filter
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.lookup import LOOPBACK
@@ -19,6 +17,7 @@ from wicketgate.netpath.packet import (
     UDP,
     Packet,
 )
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.trace import Trace
 from wicketgate.netpath.verdict import Verdict
@@ -48,7 +47,7 @@ def there_and_back(walker: Walker, flow: Flow) -> tuple[Trace, Trace | None]:
 
 def _comes_back(walker: Walker, forward: Trace) -> Trace:
     """The far end answers to the address it saw, and the answer comes in by the interface the packet left by."""
-    answer = replace(_turned(forward.packet), iif=forward.egress, oif="", mark=0, uid=None, from_socket=False)
+    answer = replaced(_turned(forward.packet), iif=forward.egress, oif="", mark=0, uid=None, from_socket=False)
     connection = forward.connection.replying()
     if forward.flow.iif is None:
         return _taken_back(walker.walk(forward.flow, answer, connection, direction="reply"), forward)
@@ -58,7 +57,7 @@ def _comes_back(walker: Walker, forward: Trace) -> Trace:
 def _taken_back(reply: Trace, forward: Trace) -> Trace:
     """The asking socket is no listening one: what is routed here and not filtered reaches it."""
     if reply.code in _NOBODY and reply.packet.ends == forward.connection.original.turned():
-        return replace(reply, verdict=Verdict.DELIVERED, reason="the asking socket takes it", code="", object="")
+        return replaced(reply, verdict=Verdict.DELIVERED, reason="the asking socket takes it", code="", object="")
     return reply
 
 
@@ -67,13 +66,13 @@ def _answered(walker: Walker, forward: Trace) -> Trace:
     packet, snapshot = forward.packet, walker.snapshot
     settings = walker.routing.settings
     reflect = settings.number(f"net.ipv{packet.family}.fwmark_reflect", 0)
-    answer = replace(_turned(packet), iif="", oif="", mark=packet.mark if reflect else 0, uid=0, from_socket=False)
+    answer = replaced(_turned(packet), iif="", oif="", mark=packet.mark if reflect else 0, uid=0, from_socket=False)
     connection = forward.connection.replying()
     device = ""
     if forward.device is not None:
-        answer = replace(answer, mark=forward.device.fwmark, from_socket=True)
+        answer = replaced(answer, mark=forward.device.fwmark, from_socket=True)
         if forward.device.backend == "userspace":
-            answer = replace(answer, uid=forward.socket.uid if forward.socket is not None else None)
+            answer = replaced(answer, uid=forward.socket.uid if forward.socket is not None else None)
     elif forward.socket is not None:
         socket, device = forward.socket, forward.socket.bound_device
         if socket.mark is None and any(rule.fwmask for rule in snapshot.rules):
@@ -81,12 +80,12 @@ def _answered(walker: Walker, forward: Trace) -> Trace:
         mark = socket.mark or 0
         if not mark and packet.protocol == TCP and settings.number("net.ipv4.tcp_fwmark_accept", 0):
             mark = packet.mark  # inet_request_mark()
-        answer = replace(answer, mark=mark, uid=socket.uid, from_socket=True)
+        answer = replaced(answer, mark=mark, uid=socket.uid, from_socket=True)
     if packet.protocol == TCP and packet.family == 6 and not device and packet.source.is_link_local:
         device = packet.iif  # "So that link locals have meaning": tcp_v6_init_req()
     if forward.code in _NOBODY and packet.protocol == UDP:
         six = packet.family == 6
-        answer = replace(
+        answer = replaced(
             answer, protocol=ICMPV6 if six else ICMP, icmp_type=1 if six else 3, icmp_code=4 if six else 3,
             source_port=0, destination_port=0,
         )  # fmt: skip
@@ -96,7 +95,7 @@ def _answered(walker: Walker, forward: Trace) -> Trace:
 
 
 def _unsure(forward: Trace, answer: Packet, reason: str) -> Trace:
-    return replace(
+    return replaced(
         forward, direction="reply", verdict=Verdict.UNKNOWN, reason=reason, packet=answer, code="", steps=(),
         object=forward.object,
     )  # fmt: skip
@@ -106,7 +105,7 @@ def _turned(packet: Packet) -> Packet:
     flags = {TCP: SYN | ACK}.get(packet.protocol, 0)
     kinds = {ICMP: ICMP_ECHO_REPLY, ICMPV6: ICMPV6_ECHO_REPLY}
     turned = packet.with_ends(packet.ends.turned())
-    return replace(turned, tcp_flags=flags, icmp_type=kinds.get(packet.protocol), hop_limit=64)
+    return replaced(turned, tcp_flags=flags, icmp_type=kinds.get(packet.protocol), hop_limit=64)
 
 
 def _judged(walker: Walker, reply: Trace, forward: Trace) -> Trace:
@@ -117,7 +116,7 @@ def _judged(walker: Walker, reply: Trace, forward: Trace) -> Trace:
     into_tunnel = walker.tunnel(reply.egress)
     code = "reply-into-tunnel" if into_tunnel else "reply-wrong-uplink"
     where = f"into the tunnel {reply.egress}" if into_tunnel else f"by {reply.egress}"
-    return replace(
+    return replaced(
         reply,
         verdict=Verdict.MISROUTED,
         reason=f"the packet came in by {came}, and its answer goes {where}",

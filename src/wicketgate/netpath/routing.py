@@ -7,7 +7,8 @@ ip6_route_input() of net/ipv6/route.c, read from Linux 6.18.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
 from wicketgate.netpath import rules, source_address
@@ -22,6 +23,7 @@ from wicketgate.netpath.lookup import (
     Unsure,
     route_line,
 )
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.settings import Settings
 from wicketgate.netpath.snapshot import (
     RT_TABLE_DEFAULT,
@@ -35,6 +37,7 @@ from wicketgate.netpath.snapshot import (
     Snapshot,
 )
 
+_OF_TABLES = ("links", "routes", "neighbours", "sysctls")  # what the tables look at
 BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -78,9 +81,14 @@ def nowhere6(way: Way) -> Refused | None:
 
 
 class Routing:
-    """The routing of one snapshot."""
+    """The routing of one snapshot.
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    Args:
+        snapshot: the namespace.
+        like: of a snapshot that may have the same routes: its tables are taken over then.
+    """
+
+    def __init__(self, snapshot: Snapshot, *, like: Routing | None = None) -> None:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.sysctls)
         self._groups = {link.name: link.group for link in snapshot.links}
@@ -88,11 +96,14 @@ class Routing:
         self.up = frozenset(link.name for link in snapshot.links if link.up)
         self._failed = frozenset((n.ifname, n.ip) for n in snapshot.neighbours if n.state & NUD_FAILED)
         self._local = frozenset(address.ip for address in snapshot.addresses)
-        links = Links(self._ignores_linkdown, lambda ifname, ip: (ifname, ip) not in self._failed)
+        self._fib_links = links = Links(self._ignores_linkdown, lambda ifname, ip: (ifname, ip) not in self._failed)
         host = self.settings.number("net.ipv6.conf.all.forwarding", 0) == 0
-        self._tables: dict[int, dict[int, Table]] = {}
-        four, six = tables_of(snapshot.routes, links, reachable_first=host)
-        self._tables = {4: dict(four), 6: dict(six)}
+        self._tables: dict[int, dict[int, Table]]
+        if like is not None and all(getattr(snapshot, part) is getattr(like.snapshot, part) for part in _OF_TABLES):
+            self._tables = like._tables
+        else:
+            four, six = tables_of(snapshot.routes, links, reachable_first=host)
+            self._tables = {4: dict(four), 6: dict(six)}
         vrf = any(link.kind == "vrf" for link in snapshot.links)
         self.rules = {
             family: rules.Rules(
@@ -109,12 +120,15 @@ class Routing:
         self.custom_local_routes = any(
             route.type == "local" and route.family == 4 and route.protocol != 2 for route in snapshot.routes
         )
-        self._merged = Table(
-            [r for r in snapshot.routes if r.family == 4 and r.table in (RT_TABLE_LOCAL, RT_TABLE_MAIN)], links
-        )
         self._unread = [
             what for what in ("links", "addresses", "routes", "rules") for u in snapshot.unread if u.what == what
         ]
+
+    @cached_property
+    def _merged(self) -> Table:
+        """IPv4's local and main in one trie, of a namespace that never had a rule of its own."""
+        both = (RT_TABLE_LOCAL, RT_TABLE_MAIN)
+        return Table([r for r in self.snapshot.routes if r.table in both and r.family == 4], self._fib_links)
 
     def is_own(self, address: IPAddress) -> bool:
         """An address of this host (inet_lookup_ifaddr_rcu)."""
@@ -255,7 +269,7 @@ class Routing:
         if device and device not in self._groups:
             return Refused("ENODEV", f"there is no interface {device}")
         strict = question.strict or needs_strict(destination) or bool(device and question.source is None)
-        answer = self.lookup(replace(question, prefer=device, strict=strict))
+        answer = self.lookup(replaced(question, prefer=device, strict=strict))
         if isinstance(answer, Refused | Unsure):
             return answer
         route = answer.route
@@ -288,7 +302,7 @@ class Routing:
     def input6(self, question: Question) -> Way | Refused | Unsure:
         """The way of an IPv6 packet that came in by `question.iif` (ip6_route_input_lookup)."""
         strict = needs_strict(question.destination)
-        answer = self.lookup(replace(question, prefer=question.iif, strict=strict))
+        answer = self.lookup(replaced(question, prefer=question.iif, strict=strict))
         if isinstance(answer, Refused | Unsure):
             return answer
         route = answer.route

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from wicketgate.netpath.fib import LEGACY_TOS_MASK
 from wicketgate.netpath.lookup import ACTION_ERRORS, Answer, Asked, Found, Question, Refused, Unsure, rule_line
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Rule
 from wicketgate.netpath.spelling import table_name
 
@@ -24,7 +24,7 @@ TableLookup = Callable[[int, Question], Answer | None]
 
 def are_defaults(rules: Iterable[Rule]) -> bool:
     """These are the rules that a new namespace has, and no others."""
-    plain = tuple(replace(rule, protocol=0) for rule in rules)
+    plain = tuple(replaced(rule, protocol=0) for rule in rules)
     return plain in (_DEFAULTS4, _DEFAULTS6)
 
 
@@ -130,13 +130,13 @@ class Rules:
             trail.append(Asked(rule, f"table {name} has no route"))
             return None
         if isinstance(answer, Unsure):
-            return replace(answer, trail=tuple(trail))
+            return replaced(answer, trail=tuple(trail))
         if isinstance(answer, Refused):
             if answer.errno == "EAGAIN":
                 trail.append(Asked(rule, f"{answer.object} in table {name} says: ask the next rule"))
                 return None
             trail.append(Asked(rule, f"finds {answer.object}"))
-            return replace(answer, rule=rule, trail=tuple(trail))
+            return replaced(answer, rule=rule, trail=tuple(trail))
         if rule.suppress_prefixlength is not None and answer.route.dst.prefixlen <= rule.suppress_prefixlength:
             words = f"suppress_prefixlength {rule.suppress_prefixlength} passes over {answer.route.dst} of table {name}"
             trail.append(Asked(rule, words))
@@ -149,7 +149,7 @@ class Rules:
                 trail.append(Asked(rule, f"suppress_ifgroup {rule.suppress_ifgroup} passes over {answer.route.dst}"))
                 return None
         trail.append(Asked(rule, f"finds {answer.route.dst} in table {name}"))
-        return replace(answer, rule=rule, trail=tuple(trail))
+        return replaced(answer, rule=rule, trail=tuple(trail))
 
     def _suppressed(self, group: int, found: Found) -> bool | None:
         # fib4_rule_suppress() looks at the route's first next hop, fib6_rule_suppress() at the one the hash took.

@@ -190,7 +190,10 @@ class WireGuardState:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """Listings as the tools print them; None = not read, and `Snapshot.unread` says why."""
+    """Listings as the tools print them; None = not read, and `Snapshot.unread` says why.
+
+    nft's may lack the tables that iptables_nft and ip6tables_nft print in full.
+    """
 
     nft_json: str | None = None  # nft -j list ruleset
     nft_text: str | None = None  # nft list ruleset

@@ -10,7 +10,6 @@ and then the encrypted packet from a socket of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from ipaddress import IPv6Address
 
 from wicketgate.netpath import sockets
@@ -25,6 +24,7 @@ from wicketgate.netpath.packet import (
     Connection,
     Packet,
 )
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.routing import Routing, Way, nowhere6
 from wicketgate.netpath.settings import NotTold
 from wicketgate.netpath.snapshot import IPAddress, NextHop, Snapshot, WireGuardState
@@ -51,11 +51,12 @@ class Walker:
     Args:
         snapshot: the namespace.
         netfilter: its firewall; without one, every hook accepts.
+        routing: of the same snapshot, where it is made already.
     """
 
-    def __init__(self, snapshot: Snapshot, netfilter: Filter | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, netfilter: Filter | None = None, *, routing: Routing | None = None) -> None:
         self.snapshot = snapshot
-        self.routing = Routing(snapshot)
+        self.routing = routing or Routing(snapshot)
         self.netfilter: Filter = netfilter or NoFilter()
         self._links = {link.name: link for link in snapshot.links}
         self._cryptokeys = {state.ifname: Cryptokey(state) for state in snapshot.wireguard}
@@ -158,7 +159,7 @@ class Walker:
             return self._no_way_in(journey, way)
         if (refused := nowhere6(way)) is not None:
             return self._no_way_in(journey, refused)
-        journey = replace(journey.add(*way_steps(Stage.INPUT_ROUTING, way)), way=way)
+        journey = replaced(journey.add(*way_steps(Stage.INPUT_ROUTING, way)), way=way)
         if passed is not None:
             journey = journey.add(CheckStep(stage=Stage.SOURCE_CHECK, object=passed.object, effect=passed.effect))
         if way.kind == "local":
@@ -197,7 +198,7 @@ class Walker:
             SocketStep(stage=Stage.SOCKET_IN, object=taker.by, effect="takes the packet", socket=taker.socket)
         )
         done = journey.end(Verdict.DELIVERED, f"{taker.by} takes it", object_=taker.by)
-        return replace(done, socket=taker.socket, device=taker.device)
+        return replaced(done, socket=taker.socket, device=taker.device)
 
     def _forward(self, journey: Journey, way: Way) -> Trace:
         packet = journey.packet
@@ -212,7 +213,7 @@ class Walker:
             return journey.end(
                 Verdict.REFUSED, "its hop limit is used up", code="ttl-exceeded", object_=f"ttl {packet.hop_limit}"
             )
-        journey = replace(journey, packet=replace(packet, hop_limit=packet.hop_limit - 1))
+        journey = replaced(journey, packet=replaced(packet, hop_limit=packet.hop_limit - 1))
 
         def on(branch: Journey, hop: NextHop) -> Trace:
             stays = self._source_stays(branch, hop)
@@ -266,21 +267,21 @@ class Walker:
         way = self._way_out(journey)
         if not isinstance(way, Way):
             return self._no_way_out(journey, way, Stage.OUTPUT_ROUTING)
-        journey = replace(journey.add(*way_steps(Stage.OUTPUT_ROUTING, way)), way=way)
+        journey = replaced(journey.add(*way_steps(Stage.OUTPUT_ROUTING, way)), way=way)
         if packet.source.is_unspecified:
             if way.source is None:
                 return journey.unknown(
                     Stage.OUTPUT_ROUTING, Unsure("no source address could be chosen", str(packet.destination))
                 )
-            packet = replace(packet, source=way.source)
-            journey = replace(journey, packet=packet, connection=Connection.opened_by(packet))
+            packet = replaced(packet, source=way.source)
+            journey = replaced(journey, packet=packet, connection=Connection.opened_by(packet))
         return self._each(journey, way.hops, self._sent)
 
     def _way_out(self, journey: Journey) -> Way | Refused | Unsure:
         packet = journey.packet
         source = None if packet.source.is_unspecified else packet.source
         return self.routing.output(
-            replace(
+            replaced(
                 question_of(packet, iif=LOOPBACK, uid=packet.uid),
                 source=source,
                 oif=journey.device,
@@ -300,13 +301,13 @@ class Walker:
             return self._no_way_out(journey, way, Stage.REROUTING)
         words = f"mark {before.mark:#x} -> {journey.packet.mark:#x}, the way is asked again"
         journey = journey.add(CheckStep(stage=Stage.REROUTING, object="netfilter output", effect=words))
-        journey = replace(journey.add(*way_steps(Stage.REROUTING, way)), way=way)
+        journey = replaced(journey.add(*way_steps(Stage.REROUTING, way)), way=way)
         return self._each(journey, way.hops, self._after_output)
 
     def _after_output(self, journey: Journey, hop: NextHop) -> Trace:
         if journey.way is not None and (refused := nowhere6(journey.way)) is not None:
             return self._no_way_out(journey, refused, Stage.OUTPUT_ROUTING)
-        journey, ended = self._hook(replace(journey, packet=replace(journey.packet, oif=hop.oif)), "postrouting")
+        journey, ended = self._hook(replaced(journey, packet=replaced(journey.packet, oif=hop.oif)), "postrouting")
         if ended is not None:
             return ended
         if hop.oif != LOOPBACK:
@@ -315,8 +316,8 @@ class Walker:
 
     def _come_back(self, journey: Journey) -> Trace:
         """Over `lo`. The packet keeps its route unless prerouting gives it another destination."""
-        before = replace(journey.packet, iif=LOOPBACK, oif="", from_socket=False)
-        journey, ended = self._hook(replace(journey, packet=before), "prerouting")
+        before = replaced(journey.packet, iif=LOOPBACK, oif="", from_socket=False)
+        journey, ended = self._hook(replaced(journey, packet=before), "prerouting")
         if ended is not None:
             return ended
         return self._deliver(journey) if journey.packet.destination == before.destination else self._route_in(journey)
@@ -341,13 +342,13 @@ class Walker:
             return journey.end(
                 Verdict.DROPPED, f"there is no interface {hop.oif}", code="interface-missing", object_=hop.oif
             )
-        journey = replace(journey, packet=replace(journey.packet, oif=hop.oif))
+        journey = replaced(journey, packet=replaced(journey.packet, oif=hop.oif))
         if not link.up or not link.lower_up:
             words = f"{hop.oif} is down" if not link.up else f"{hop.oif} has no carrier"
-            return replace(journey.end(Verdict.DROPPED, words, code="interface-down", object_=hop.oif), egress=hop.oif)
+            return replaced(journey.end(Verdict.DROPPED, words, code="interface-down", object_=hop.oif), egress=hop.oif)
         if journey.way is not None and journey.way.route is None and not link.pointopoint and not self.tunnel(hop.oif):
             words = f"no route: a socket bound to {hop.oif} looks for {journey.packet.destination} on the wire, and who answers there is not known"
-            return replace(
+            return replaced(
                 journey.unknown(Stage.NEIGHBOUR, Unsure(words, hop.oif)),
                 code="reply-unroutable" if journey.direction == "reply" else "",
                 egress=hop.oif,
@@ -364,14 +365,14 @@ class Walker:
         )
         if self.tunnel(hop.oif):
             return self._encrypt(journey, hop)
-        return replace(journey.end(Verdict.FORWARDED, f"leaves by {hop.oif}{via}"), egress=hop.oif, via=hop.via)
+        return replaced(journey.end(Verdict.FORWARDED, f"leaves by {hop.oif}{via}"), egress=hop.oif, via=hop.via)
 
     def _encrypt(self, journey: Journey, hop: NextHop) -> Trace:
         cryptokey = self._cryptokeys[hop.oif]
         packet = journey.packet
 
         def lost(at: Journey, code: str, object_: str, words: str) -> Trace:
-            return replace(at.end(Verdict.DROPPED, words, code=code, object_=object_), egress=hop.oif)
+            return replaced(at.end(Verdict.DROPPED, words, code=code, object_=object_), egress=hop.oif)
 
         found = cryptokey.peer_of(packet.destination)
         if found is None:
@@ -397,14 +398,14 @@ class Walker:
         if hop.oif in journey.tunnels or len(journey.tunnels) >= _LAYERS:
             return lost(journey, "tunnel-loop", hop.oif, f"what {hop.oif} encrypts is routed into {hop.oif} again")
         outer = self._send(self._carrier(journey, cryptokey.state, peer.endpoint, hop.oif))
-        done = replace(journey, steps=outer.steps)
+        done = replaced(journey, steps=outer.steps)
         if outer.verdict is not Verdict.FORWARDED:
             reason = f"its carrier, {outer.packet.ends.spelled()}: {outer.reason}"
             verdict = outer.verdict if outer.verdict is not Verdict.DELIVERED else Verdict.FORWARDED
             ended = done.end(verdict, reason, code=outer.code, object_=outer.object)
-            return replace(ended, egress=hop.oif, carrier=outer.carrier or outer.egress, branches=outer.branches)
+            return replaced(ended, egress=hop.oif, carrier=outer.carrier or outer.egress, branches=outer.branches)
         reason = f"leaves by {hop.oif}, carried by {outer.carrier or outer.egress}"
-        return replace(done.end(Verdict.FORWARDED, reason), egress=hop.oif, carrier=outer.carrier or outer.egress)
+        return replaced(done.end(Verdict.FORWARDED, reason), egress=hop.oif, carrier=outer.carrier or outer.egress)
 
     def _carrier(
         self, journey: Journey, state: WireGuardState, endpoint: tuple[IPAddress, int], ifname: str
@@ -415,7 +416,7 @@ class Walker:
         link = self._links[ifname]
         uid = 0 if state.backend == "kernel" else owner
         outer = carrier_of(state, endpoint, journey.packet, uid=uid, mtu=link.mtu)
-        return replace(
+        return replaced(
             journey, packet=outer, connection=Connection.opened_by(outer), layer=journey.layer + 1, device="",
             tunnels=(*journey.tunnels, ifname), way=None,
         )  # fmt: skip
@@ -431,7 +432,7 @@ class Walker:
 
     def _run_hook(self, journey: Journey, name: Hook) -> tuple[Journey, Trace | None, bool]:
         result = self.netfilter.hook(name, journey.packet, journey.connection)
-        journey = replace(journey, packet=result.packet, connection=result.connection).add(*result.steps)
+        journey = replaced(journey, packet=result.packet, connection=result.connection).add(*result.steps)
         if result.verdict is HookVerdict.ACCEPT:
             return journey, None, result.reroute
         if result.verdict is HookVerdict.UNKNOWN:
@@ -446,9 +447,9 @@ class Walker:
             by_interface.setdefault(hop.oif, hop)
         branches = tuple(
             go_on(
-                replace(
+                replaced(
                     journey,
-                    packet=replace(journey.packet, oif="" if hop.oif == LOOPBACK and journey.packet.iif else hop.oif),
+                    packet=replaced(journey.packet, oif="" if hop.oif == LOOPBACK and journey.packet.iif else hop.oif),
                 ),
                 hop,
             )
@@ -458,10 +459,10 @@ class Walker:
             return branches[0]
         ends = {(branch.verdict, branch.code, branch.egress if branch.works else "") for branch in branches}
         if len(ends) == 1:
-            return replace(branches[0], branches=branches)
+            return replaced(branches[0], branches=branches)
         where = route_line(journey.way.route) if journey.way is not None and journey.way.route is not None else ""
         words = f"a hash chooses between {', '.join(by_interface)}: " + "; ".join(b.reason for b in branches)
-        return replace(journey.unknown(Stage.OUTPUT_ROUTING, Unsure(words, where)), branches=branches)
+        return replaced(journey.unknown(Stage.OUTPUT_ROUTING, Unsure(words, where)), branches=branches)
 
 
 def trace(snapshot: Snapshot, flow: Flow, netfilter: Filter | None = None) -> Trace:

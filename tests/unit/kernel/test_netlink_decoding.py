@@ -9,11 +9,14 @@ import struct
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyroute2.netlink.exceptions import NetlinkError
 
 from wicketgate.kernel import decode
 from wicketgate.kernel.connection import NLM_F_DUMP_INTR, CheckingMarshal
 from wicketgate.kernel.encode import route_parts, rule_parts
+from wicketgate.kernel.plain_routes import PlainRoute
 from wicketgate.netpath.snapshot import NextHop, Route, Rule
 
 RTM_NEWROUTE, RTM_NEWRULE, NLMSG_DONE = 24, 32, 3
@@ -155,3 +158,38 @@ def test_what_is_not_understood_is_never_written():
         route_parts(Route(ip_network("::/0"), type="unicats"), int)
     with pytest.raises(ValueError, match="allowed: mtu"):
         route_parts(Route(ip_network("::/0"), metrics={"mtuu": "1"}), int)
+
+
+WAYS = st.fixed_dictionaries(
+    {},
+    optional={
+        1: st.binary(min_size=16, max_size=16), 4: st.sampled_from([2, 3]), 5: st.binary(min_size=16, max_size=16),
+        6: st.integers(0, 2**32 - 1), 7: st.binary(min_size=16, max_size=16), 15: st.integers(0, 2**32 - 1),
+        20: st.sampled_from([0, 1, 3]), 12: st.just(bytes(32)), 16: st.just(5), 30: st.integers(1, 9), 23: st.just(60),
+    },
+)  # fmt: skip
+
+
+@given(
+    WAYS,
+    st.sampled_from([socket.AF_INET, socket.AF_INET6]),
+    st.integers(0, 128),
+    st.integers(0, 12),
+    st.sampled_from([0, 1, 4, 16, 0x200]),
+    st.permutations(range(11)),
+)
+def test_plain_routes_are_decoded_as_pyroute2_does(ways, family, dst_len, kind, flags, order):  # noqa: PLR0917
+    """A route of a dump gives the same value as the same message outside of one, which pyroute2 decodes."""
+    width = 4 if family == socket.AF_INET else 16
+    parts = [
+        attribute(number, value[:width] if number in (1, 5, 7) else bytes([value]) if number == 20 else value)
+        if isinstance(value, bytes) or number == 20
+        else attribute(number, u32(value))
+        for number, value in ways.items()
+    ]
+    parts = [parts[at] for at in order if at < len(parts)]
+    body = struct.pack("=BBBBBBBBI", family, min(dst_len, width * 8), 0, 8, 254, 3, 253, kind, flags) + b"".join(parts)
+    quick, slow = (parse(message(RTM_NEWROUTE, body, flags=each))[0] for each in (NLM_F_MULTI, 0))
+    assert isinstance(quick, PlainRoute) == (not {16, 30} & ways.keys() and not ways.get(20))
+    assert decode.route(quick, NAMES.__getitem__) == decode.route(slow, NAMES.__getitem__)
+    assert (quick["family"], quick["flags"]) == (slow["family"], slow["flags"])

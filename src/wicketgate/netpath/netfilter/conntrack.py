@@ -7,11 +7,11 @@ original direction get the ends of that tuple turned; replies get the ends of `o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 from wicketgate.netpath.netfilter.run import Run
 from wicketgate.netpath.packet import ConnState, Ends
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import IPAddress
 from wicketgate.netpath.step import Hook, TranslationStep
 
@@ -51,19 +51,19 @@ def bind(run: Run, side: Side, address: IPAddress | None, port: int | None, wher
     before = connection.answer.turned()
     after = before
     if side == "source":
-        after = replace(
+        after = replaced(
             before,
             source=before.source if address is None else address,
             source_port=before.source_port if port is None else port,
         )
-        run.connection = replace(connection, answer=after.turned(), source_nat=True)
+        run.connection = replaced(connection, answer=after.turned(), source_nat=True)
     else:
-        after = replace(
+        after = replaced(
             before,
             destination=before.destination if address is None else address,
             destination_port=before.destination_port if port is None else port,
         )
-        run.connection = replace(connection, answer=after.turned(), destination_nat=True)
+        run.connection = replaced(connection, answer=after.turned(), destination_nat=True)
     if where and after != before:
         run.steps.append(
             TranslationStep(
@@ -97,9 +97,9 @@ def translate(run: Run, *, told: bool) -> None:
         run.reroute = True  # nf_nat_ipv4_local_fn
     before = packet.ends
     if side == "source":
-        after = replace(before, source=wanted.source, source_port=wanted.source_port)
+        after = replaced(before, source=wanted.source, source_port=wanted.source_port)
     else:
-        after = replace(before, destination=wanted.destination, destination_port=wanted.destination_port)
+        after = replaced(before, destination=wanted.destination, destination_port=wanted.destination_port)
     if after == before:
         return
     run.set_packet(packet.with_ends(after))

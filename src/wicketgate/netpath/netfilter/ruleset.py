@@ -9,7 +9,7 @@ listing tells across tables: where it matters both orders are tried, and the ver
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import groupby, permutations
 from typing import Literal
@@ -19,10 +19,11 @@ from wicketgate.netpath.netfilter import conntrack
 from wicketgate.netpath.netfilter.facts import Facts
 from wicketgate.netpath.netfilter.ipt.evaluate import TableEvaluator
 from wicketgate.netpath.netfilter.ipt.model import Unknown as IptUnknown
-from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN
+from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN, Table, mixed_tables
 from wicketgate.netpath.netfilter.ipt.parse import parse as parse_ipt
 from wicketgate.netpath.netfilter.nft.evaluate import NftEvaluator
 from wicketgate.netpath.netfilter.nft.model import Chain, Unknown
+from wicketgate.netpath.netfilter.nft.model import Table as NftTable
 from wicketgate.netpath.netfilter.nft.parse import parse as parse_nft
 from wicketgate.netpath.netfilter.nft.spell import ChainKey, rules_of_listing
 from wicketgate.netpath.netfilter.run import Doubt, End, Run, decide
@@ -85,6 +86,7 @@ class Ruleset:
         firewall = snapshot.firewall
         self._ipt: dict[Family, list[TableEvaluator]] = {4: [], 6: []}
         skip: set[tuple[str, str]] = set()
+        mixed: dict[tuple[str, str], Table] = {}
         sources: tuple[tuple[str | None, Family, str], ...] = (
             (firewall.iptables_nft, 4, "iptables"),
             (firewall.ip6tables_nft, 6, "ip6tables"),
@@ -92,13 +94,21 @@ class Ruleset:
             (firewall.ip6tables_legacy, 6, "ip6tables-legacy"),
         )
         for text, family, tool in sources:
+            nfts = mixed_tables(text or "")
             for table in parse_ipt(text or "", source=f"{tool}-save").values():
                 self._ipt[family].append(TableEvaluator(table, family, tool))
-                if not tool.endswith("legacy"):
-                    skip.add(("ip" if family == 4 else "ip6", table.name))
+                key = ("ip" if family == 4 else "ip6", table.name)
+                if table.name in nfts:
+                    mixed[key] = table
+                elif not tool.endswith("legacy"):
+                    skip.add(key)
         parsed = parse_nft(firewall.nft_json or "", skip=skip)
+        for key, table in mixed.items():
+            if key in parsed:
+                _leave_to_iptables(parsed[key], table)
         self._nft = [NftEvaluator(table, self._facts, lambda: self._words) for table in parsed.values()]
         self._hooks: dict[tuple[Hook, Family], _HookChains] = {}
+        self._nat_of: dict[Family, bool] = {}
 
     @cached_property
     def _words(self) -> Mapping[ChainKey, tuple[str, ...]]:
@@ -169,7 +179,9 @@ class Ruleset:
         return (*orders[run.choose(len(orders), doubt)], *group[_MOST_ORDERS:])
 
     def _has_nat(self, family: Family) -> bool:
-        return any(self._nat_entries(hook, family) for hook in conntrack.SIDE)
+        if family not in self._nat_of:
+            self._nat_of[family] = any(self._nat_entries(hook, family) for hook in conntrack.SIDE)
+        return self._nat_of[family]
 
     def _chains(self, hook: Hook, family: Family) -> _HookChains:
         if (hook, family) not in self._hooks:
@@ -272,6 +284,13 @@ class Ruleset:
             (what, f"was not read: {why.get(what, why.get('firewall', 'it is not in the snapshot'))}")
             for what in missing
         )
+
+
+def _leave_to_iptables(nft: NftTable, printed: Table) -> None:
+    """Of a table with base chains of both, nft's listing is asked for those that iptables does not print."""
+    for name, chain in nft.chains.items():
+        if chain.hook and name in printed.chains:
+            nft.chains[name] = replace(chain, hook="")
 
 
 def _track(run: Run) -> End | None:

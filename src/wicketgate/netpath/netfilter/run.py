@@ -9,11 +9,12 @@ that only logs, or a random choice between two ways to the same end, costs no ce
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from wicketgate.netpath.filter import HookResult, HookVerdict
 from wicketgate.netpath.netfilter.facts import Facts
 from wicketgate.netpath.packet import Connection, ConnState, Packet
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.step import FilterStep, Hook, Stage, Step, TranslationStep, UnknownStep
 
 MOST_RUNS = 256  # a guess: eight independent doubts, all decisive; beyond that the answer is unknown
@@ -184,7 +185,7 @@ class Run:
         mark &= 0xFFFFFFFF
         if mark == before:
             return
-        self.packet = replace(self.packet, mark=mark)
+        self.packet = replaced(self.packet, mark=mark)
         self.steps.append(
             TranslationStep(
                 stage=self.stage,
@@ -201,7 +202,7 @@ class Run:
         if not self.has_connection or mark == self.connection.mark:
             return
         before = self.connection.mark
-        self.connection = replace(self.connection, mark=mark)
+        self.connection = replaced(self.connection, mark=mark)
         self.note(where, f"ct mark {before:#x} -> {mark:#x}", verdict="continue")
 
     def note(self, where: str, effect: str, *, verdict: str, **place: str | int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from wicketgate.netpath.filter import HookVerdict
 from wicketgate.netpath.netfilter.ipt.arguments import NotKnownError, Test
-from wicketgate.netpath.netfilter.ipt.matches import compile_match, exact_destination, is_known
+from wicketgate.netpath.netfilter.ipt.matches import compile_match, is_known, one_address
 from wicketgate.netpath.netfilter.ipt.model import Rule, Unknown
 from wicketgate.netpath.netfilter.ipt.parse import Chain, Table
 from wicketgate.netpath.netfilter.ipt.targets import EFFECTLESS, Action, Go, compile_target, writes
@@ -24,7 +24,6 @@ class _Compiled:
     """A rule ready to run.
 
     Attributes:
-        destination: the one address it is for; None for several.
         where: as the user finds it.
         tests: all must hold.
         chain: the user's chain it leads to.
@@ -32,7 +31,6 @@ class _Compiled:
         action: what it does where it leads to no chain.
     """
 
-    destination: int | None
     where: str
     tests: tuple[Test, ...]
     chain: _Chain | None = None
@@ -41,42 +39,52 @@ class _Compiled:
 
 
 class _Chain:
-    """A chain whose rules are compiled when a packet first comes to it."""
+    """A chain whose rules are read and compiled when a packet first comes to them.
+
+    Of a long chain a packet comes to those for its destination and those for no one address (kube-proxy's
+    KUBE-SERVICES has one rule a service); the others cannot match it, and are not even read.
+    """
 
     def __init__(self, chain: Chain, owner: TableEvaluator) -> None:
         self.name = chain.name
         self.policy = chain.policy
         self._source = chain
         self._owner = owner
-        self._rules: tuple[_Compiled, ...] | None = None
+        self._places: dict[int, list[int]] | None = None
+        self._others: list[int] = []
+        self._compiled: dict[int, _Compiled | None] = {}
+        self._for_others: tuple[_Compiled, ...] | None = None
         self._by_destination: dict[int, tuple[_Compiled, ...]] = {}
-        self._for_others: tuple[_Compiled, ...] = ()
 
     def rules_for(self, destination: int) -> tuple[_Compiled, ...]:
         """The rules that a packet to this address may match, in order."""
-        if self._rules is None:
-            self._compile()
-        if self._by_destination:
-            return self._by_destination.get(destination, self._for_others)
-        assert self._rules is not None
-        return self._rules
+        if self._places is None:
+            self._places = self._sorted()
+        if destination not in self._places:
+            if self._for_others is None:
+                self._for_others = self._made(self._others)
+            return self._for_others
+        if destination not in self._by_destination:
+            self._by_destination[destination] = self._made(sorted((*self._places[destination], *self._others)))
+        return self._by_destination[destination]
 
-    def _compile(self) -> None:
-        compiled = [each for each in map(self._owner.compile, self._source.rules()) if each is not None]
-        self._rules = tuple(compiled)
-        if len(compiled) < LONG_CHAIN:
-            return
-        wanted = [each.destination for each in compiled]
-        others = [at for at, value in enumerate(wanted) if value is None]
+    def _sorted(self) -> dict[int, list[int]]:
         places: dict[int, list[int]] = {}
-        for at, value in enumerate(wanted):
-            if value is not None:
-                places.setdefault(value, []).append(at)
-        if len(places) * len(others) > 4 * len(compiled):
-            return  # the tables would be larger than what they save
-        self._for_others = tuple(compiled[at] for at in others)
-        for value, mine in places.items():
-            self._by_destination[value] = tuple(compiled[at] for at in sorted((*mine, *others)))
+        if len(self._source) < LONG_CHAIN:
+            self._others = [*range(len(self._source))]
+            return places
+        for at in range(len(self._source)):
+            text = self._source.destination(at)
+            value = one_address(text, self._owner.family) if text is not None else None
+            (self._others if value is None else places.setdefault(value, [])).append(at)
+        return places
+
+    def _made(self, wanted: list[int]) -> tuple[_Compiled, ...]:
+        for at in wanted:
+            if at not in self._compiled:
+                self._compiled[at] = self._owner.compile(self._source.rule(at))
+        made = (self._compiled[at] for at in wanted)
+        return tuple(each for each in made if each is not None)
 
 
 class TableEvaluator:
@@ -102,16 +110,14 @@ class TableEvaluator:
             tests.extend(compile_match(match, self.family))
         chain = self._chains.get(target.name)
         if chain is not None and not chain.policy:
-            return _Compiled(
-                exact_destination(rule.matches, self.family), where, tuple(tests), chain=chain, goto=target.goto
-            )
+            return _Compiled(where, tuple(tests), chain=chain, goto=target.goto)
         if target.name in EFFECTLESS and not rule.unknown:
             return None
         try:
             action = compile_target(target, self.family)
         except _UNREADABLE as error:
             action = _unknowable(f"what `-j {target.name}` does here is not known ({error})")
-        return _Compiled(exact_destination(rule.matches, self.family), where, tuple(tests), action=action)
+        return _Compiled(where, tuple(tests), action=action)
 
     def order_matters(self, chain: str) -> bool:
         """Something reachable from the chain changes the packet, or tells the sender."""

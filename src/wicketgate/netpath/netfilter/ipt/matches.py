@@ -122,18 +122,13 @@ def _address_number(text: str, family: Family) -> int:
     return int(value)
 
 
-def exact_destination(matches: tuple[Match, ...], family: Family) -> int | None:
-    """The one destination a rule is for; None when it is for several. Long chains are looked up by it."""
-    for match in matches:
-        if match.module == "ip":
-            for option in match.options:
-                if option.name == "d" and not option.negated and len(option.args) == 1:
-                    try:
-                        value, mask = network(option.args[0], family)
-                    except (NotKnownError, ValueError):
-                        return None
-                    return value if mask == (1 << (32 if family == 4 else 128)) - 1 else None
-    return None
+def one_address(text: str, family: Family) -> int | None:
+    """The address of a host prefix; None where it is none of this family. Long chains are looked up by it."""
+    try:
+        value, mask = network(text, family)
+    except (NotKnownError, ValueError):
+        return None
+    return value if mask == (1 << (32 if family == 4 else 128)) - 1 else None
 
 
 def _interface(pattern: str) -> Callable[[str], bool]:

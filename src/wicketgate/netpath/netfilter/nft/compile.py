@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 from wicketgate.netpath.netfilter.facts import Facts
@@ -146,7 +146,7 @@ class Compiler:
             )
         return self._indexes[held.name, kinds]
 
-    def map_data(self, held: SetLiteral | SetReference) -> tuple[Element, ...]:
+    def map_data(self, held: SetLiteral | SetReference) -> Sequence[Element]:
         """All elements of a map."""
         if isinstance(held, SetLiteral):
             return held.elements

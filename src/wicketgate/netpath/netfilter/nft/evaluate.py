@@ -49,14 +49,7 @@ class NftEvaluator:
     def __init__(self, table: Table, facts: Facts, words: Callable[[], Mapping[ChainKey, tuple[str, ...]]]) -> None:
         self.table = table
         self._words = words
-        filling = frozenset(
-            statement.what.partition(" @")[2]
-            for chain in table.chains.values()
-            for rule in chain.rules
-            for statement in rule.statements
-            if isinstance(statement, Effectless) and " @" in statement.what
-        )
-        self._compiler = Compiler(table.sets, facts, filling)
+        self._compiler = Compiler(table.sets, facts, frozenset(table.filled))
         self._chains: dict[str, tuple[_Compiled, ...]] = {}
 
     def base_chains(self) -> Iterator[Chain]:

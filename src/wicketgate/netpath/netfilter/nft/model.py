@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,45 @@ Statement = (
 )  # fmt: skip
 
 
+class Unread(Sequence[T], Generic[T]):
+    """Parts of a listing that are understood when somebody first asks for one: of thousands of chains a packet sees ten.
+
+    Args:
+        parts: as the listing has them.
+        read: understands one. It does not raise: what it cannot read is an `Unknown`.
+    """
+
+    __slots__ = ("_found", "_parts", "_read")
+
+    def __init__(self, parts: list[Any], read: Callable[[Any], T]) -> None:
+        self._parts = parts
+        self._read = read
+        self._found: tuple[T, ...] | None = None
+
+    def _all(self) -> tuple[T, ...]:
+        if self._found is None:
+            self._found = tuple(map(self._read, self._parts))
+        return self._found
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._all())
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[T]: ...
+    def __getitem__(self, at: int | slice) -> T | Sequence[T]:
+        return self._all()[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all() == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule.
@@ -265,7 +308,7 @@ class Chain:
     priority: int = 0
     policy: str = "accept"
     devices: tuple[str, ...] = ()  # of ingress and egress
-    rules: tuple[Rule, ...] = ()
+    rules: Sequence[Rule] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +316,7 @@ class Set:
     """A named set or map."""
 
     name: str
-    elements: tuple[Element, ...] = ()
+    elements: Sequence[Element] = ()
     is_map: bool = False
     dynamic: bool = False  # rules add to it
 
@@ -289,6 +332,7 @@ class Table:
         dormant: its chains are not hooked.
         chains: by name.
         sets: sets and maps by name.
+        filled: names of the sets that rules add to.
     """
 
     family: str
@@ -297,6 +341,7 @@ class Table:
     dormant: bool = False
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
 
     def spelled(self) -> str:
         """`table inet x`."""

@@ -2,7 +2,8 @@
 """The JSON of `nft -j list ruleset` (libnftables-json(5)).
 
 Strict: what is not understood becomes an `Unknown` where it stands. Nothing is dropped in silence, and no content of
-a rule raises; only a text that is no ruleset at all does.
+a rule raises; only a text that is no ruleset at all does. The whole document and the frame of each object are looked
+at here; what a rule or an element says is read when a packet first comes to it (`model.Unread`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from wicketgate.errors import InputError
 from wicketgate.netpath.netfilter.nft.expression import data_of, expression, shown
-from wicketgate.netpath.netfilter.nft.model import Chain, Element, Rule, Set, Statement, Table
+from wicketgate.netpath.netfilter.nft.model import Chain, Element, Rule, Set, Statement, Table, Unknown, Unread
 from wicketgate.netpath.netfilter.nft.statement import statement
 
 TableKey = tuple[str, str]  # family, name
@@ -48,12 +49,39 @@ def parse(text: str, *, source: str = "nft -j list ruleset", skip: Iterable[Tabl
     if not isinstance(items, list):
         raise InputError(f'{source}: no list under "nftables"; expected what `nft -j list ruleset` prints')
     reader = _Reader(source, frozenset(skip))
-    try:
-        for item in items:
-            reader.read(item)
-    except RecursionError as error:
-        raise InputError(f"{source}: nested too deeply for a ruleset") from error
+    for item in items:
+        reader.read(item)
     return reader.tables()
+
+
+def _rule_of(body: dict[str, Any]) -> Rule:
+    comment = body.get("comment", "")
+    return Rule(
+        body.get("handle", 0),
+        _statements(body["expr"]),
+        comment if isinstance(comment, str) else shown(comment),
+    )
+
+
+def _statements(parts: list[Any]) -> tuple[Statement, ...]:
+    try:
+        return tuple(map(statement, parts))
+    except RecursionError:
+        return (Unknown("statement", "nested too deeply for a rule"),)
+
+
+def _key_of(value: Any) -> Element:
+    try:
+        return Element(expression(value))
+    except RecursionError:
+        return Element(Unknown("element", "nested too deeply"))
+
+
+def _pair_of(value: list[Any]) -> Element:
+    try:
+        return Element(expression(value[0]), data_of(value[1]))
+    except RecursionError:
+        return Element(Unknown("element", "nested too deeply"))
 
 
 class _Reader:
@@ -61,7 +89,11 @@ class _Reader:
         self._source = source
         self._skip = skip
         self._tables: dict[TableKey, Table] = {}
-        self._rules: dict[tuple[TableKey, str], list[Rule]] = {}
+        self._rules: dict[tuple[TableKey, str], list[Any]] = {}
+        self._readers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "table": self._table, "chain": self._chain, "rule": self._rule, "set": self._set, "map": self._map,
+            "element": self._element,
+        }  # fmt: skip
 
     def read(self, item: Any) -> None:
         if not isinstance(item, dict) or len(item) != 1:
@@ -69,18 +101,14 @@ class _Reader:
         ((kind, body),) = item.items()
         if kind in _QUIET:
             return
-        readers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "table": self._table, "chain": self._chain, "rule": self._rule, "set": self._set, "map": self._map,
-            "element": self._element,
-        }  # fmt: skip
-        if kind not in readers or not isinstance(body, dict):
+        if kind not in self._readers or not isinstance(body, dict):
             raise self._error(item, "table, chain, rule, set, map or another object of a ruleset")
-        readers[kind](body)
+        self._readers[kind](body)
 
     def tables(self) -> dict[TableKey, Table]:
         for (key, chain), rules in self._rules.items():
             chains = self._tables[key].chains
-            chains[chain] = replace(chains[chain], rules=tuple(rules))
+            chains[chain] = replace(chains[chain], rules=Unread(rules, _rule_of))
         return {key: table for key, table in self._tables.items() if key not in self._skip}
 
     def _error(self, item: Any, expected: str) -> InputError:
@@ -134,20 +162,27 @@ class _Reader:
         parts = body.get("expr")
         if not isinstance(parts, list):
             raise self._error(body, 'a list "expr"')
-        statements: list[Statement] = [statement(each) for each in parts]
-        comment = body.get("comment", "")
-        rule = Rule(
-            self._number(body, "handle"), tuple(statements), comment if isinstance(comment, str) else shown(comment)
-        )
-        self._rules.setdefault(((table.family, table.name), chain), []).append(rule)
+        self._number(body, "handle")
+        for part in parts:
+            if isinstance(part, dict) and ("set" in part or "map" in part):
+                self._note_filled(table, part)
+        self._rules.setdefault(((table.family, table.name), chain), []).append(body)
+
+    @staticmethod
+    def _note_filled(table: Table, part: dict[str, Any]) -> None:
+        for kind in ("set", "map"):
+            update = part.get(kind)
+            # with statements of its own it is a condition, and doubted where it stands
+            if len(part) == 1 and isinstance(update, dict) and not update.get("stmt"):
+                name = str(update.get(kind, ""))
+                if name.startswith("@"):
+                    table.filled.add(name[1:])
 
     def _set(self, body: dict[str, Any]) -> None:
         table, name = self._owner(body), self._word(body, "name")
         flags = body.get("flags") or ()
         keys = self._elements(body.get("elem", []), body)
-        table.sets[name] = Set(
-            name, tuple(Element(expression(key)) for key in keys), dynamic="timeout" in flags or "dynamic" in flags
-        )
+        table.sets[name] = Set(name, Unread(keys, _key_of), dynamic="timeout" in flags or "dynamic" in flags)
 
     def _map(self, body: dict[str, Any]) -> None:
         table, name = self._owner(body), self._word(body, "name")
@@ -155,7 +190,7 @@ class _Reader:
         flags = body.get("flags") or ()
         table.sets[name] = Set(
             name,
-            tuple(self._pair(pair) for pair in pairs),
+            Unread([self._pair(pair) for pair in pairs], _pair_of),
             is_map=True,
             dynamic="timeout" in flags or "dynamic" in flags,
         )
@@ -167,15 +202,15 @@ class _Reader:
         if held is None:
             raise self._error(body, f"a set {name} before its elements")
         more = self._elements(body.get("elem", []), body)
-        elements = tuple(self._pair(each) if held.is_map else Element(expression(each)) for each in more)
-        table.sets[name] = replace(held, elements=held.elements + elements)
+        elements = [_pair_of(self._pair(each)) if held.is_map else _key_of(each) for each in more]
+        table.sets[name] = replace(held, elements=(*held.elements, *elements))
 
     def _elements(self, value: Any, body: dict[str, Any]) -> list[Any]:
         if not isinstance(value, list):
             raise self._error(body, 'a list "elem"')
         return value
 
-    def _pair(self, value: Any) -> Element:
+    def _pair(self, value: Any) -> list[Any]:
         if not isinstance(value, list) or len(value) != 2:
             raise self._error(value, "a key and its data")
-        return Element(expression(value[0]), data_of(value[1]))
+        return value

@@ -8,7 +8,7 @@ Without it a rule is spelled from its JSON, close to nft's way.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from wicketgate.netpath.netfilter.nft.model import (
     Binary,
@@ -52,7 +52,26 @@ _HANDLE = re.compile(r" # handle \d+$")
 _BARE_META = frozenset({"iif", "oif", "iifname", "oifname", "iifgroup", "oifgroup"})
 
 
-def rules_of_listing(text: str) -> Mapping[ChainKey, tuple[str, ...]]:
+class ListedRules(Mapping[ChainKey, tuple[str, ...]]):
+    """The rules of each chain as `nft list ruleset` prints them, without counters; put together when asked for."""
+
+    def __init__(self, lines_of: Mapping[ChainKey, list[str]]) -> None:
+        self._lines_of = lines_of
+        self._found: dict[ChainKey, tuple[str, ...]] = {}
+
+    def __getitem__(self, key: ChainKey) -> tuple[str, ...]:
+        if key not in self._found:
+            self._found[key] = tuple(_joined(self._lines_of[key]))
+        return self._found[key]
+
+    def __iter__(self) -> Iterator[ChainKey]:
+        return iter(self._lines_of)
+
+    def __len__(self) -> int:
+        return len(self._lines_of)
+
+
+def rules_of_listing(text: str) -> ListedRules:
     """The rules of each chain as `nft list ruleset` prints them, without counters."""
     lines_of: dict[ChainKey, list[str]] = {}
     family = table = ""
@@ -63,13 +82,13 @@ def rules_of_listing(text: str) -> Mapping[ChainKey, tuple[str, ...]]:
                 chain = None
             else:
                 chain.append(line)
-            continue
-        at_table, at_block = _TABLE.match(line), _BLOCK.match(line)
-        if at_table:
-            family, table = at_table.groups()
-        elif at_block and at_block.group(1) == "chain":
-            chain = lines_of.setdefault((family, table, at_block.group(2)), [])
-    return {key: tuple(_joined(lines)) for key, lines in lines_of.items()}
+        elif "{" in line:
+            at_table, at_block = _TABLE.match(line), _BLOCK.match(line)
+            if at_table:
+                family, table = at_table.groups()
+            elif at_block and at_block.group(1) == "chain":
+                chain = lines_of.setdefault((family, table, at_block.group(2)), [])
+    return ListedRules(lines_of)
 
 
 def _joined(lines: list[str]) -> list[str]:
