@@ -91,7 +91,17 @@ def _answered(walker: Walker, forward: Trace) -> Trace:
         )  # fmt: skip
     if packet.iif == LOOPBACK and forward.flow.iif is None:
         return _taken_back(walker.walk(forward.flow, answer, connection, device=device, direction="reply"), forward)
-    return _judged(walker, walker.walk(forward.flow, answer, connection, device=device, direction="reply"), forward)
+    reply = _judged(walker, walker.walk(forward.flow, answer, connection, device=device, direction="reply"), forward)
+    program = forward.device.backend == "userspace" if forward.device is not None else forward.socket is not None
+    datagram = packet.family == 4 and packet.protocol == UDP and bool(packet.iif)
+    if program and datagram and not reply.works and reply.verdict is not Verdict.UNKNOWN:
+        # A program may name the interface that it was asked by in IP_PKTINFO, which binds the lookup to it; wireguard-go
+        # does (conn/sticky_linux.go), and what a program does cannot be read.
+        bound = walker.walk(forward.flow, answer, connection, device=packet.iif, direction="reply")
+        if _judged(walker, bound, forward).works:
+            words = f"{reply.reason}, unless the program names the interface that it was asked by, as wireguard-go does"
+            return _unsure(forward, answer, words)
+    return reply
 
 
 def _unsure(forward: Trace, answer: Packet, reason: str) -> Trace:
