@@ -176,7 +176,10 @@ class Judge(RouteJudge):
         asks = list(dict.fromkeys(ask for ask in asks if ask.iif is not None and (world.carrier or ask.iif != "e2")))
         problems: dict[Ask, str] = {}
         unknown, left = 0, asks
-        for _ in range(3):
+        for attempt in range(3):
+            if attempt:
+                # What an earlier world's routes left in a nexthop object's cache of IPv6 goes with its routes.
+                self.apply(world)
             walker = Walker(self.snapshot())
             said = {ask: walker.trace(flow_of(ask)) for ask in left}
             fates = self.send(left)
