@@ -63,6 +63,7 @@ def test_a_healthy_flow_gets_through(pod):
     assert flow_to(report)["door"] == {"works": True, "words": "the packet and its answer get through"}
 
 
+@pytest.mark.slow
 def test_a_fix_is_taken_back_when_the_packet_still_fails(pod):
     """The model sees no more fault once its fix is in; something that it does not know takes the packets."""
     pod.pod.run("sh", "-ec", INPUT_DROP + "; " + TAKEN_BY_TC)
@@ -121,6 +122,7 @@ def test_without_the_right_to_send(pod):
     assert connects(pod)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_tunnels_client_gets_out_and_home(pod, family, tmp_path):
     """No masquerade: the door does not call that working; with the fix its packet is answered from outside."""

@@ -80,6 +80,7 @@ def keyfile():
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_it_follows_wg_quick_and_leaves_no_trace(pod):
     """Waits, turns green by the door, follows down, up and syncconf; a client is served; its exit disturbs nobody."""
     pod.quick("up")

@@ -114,6 +114,7 @@ def test_a_healthy_flow(place, family):
     assert connects(place, family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_seen_by_both(place, fault, family):
@@ -134,6 +135,7 @@ def test_a_fault_is_seen_by_both(place, fault, family):
     assert looks(place.pod) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_stale_state_differs_there(place, fault, family, tmp_path):
@@ -440,6 +442,7 @@ FORWARD_FAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 @pytest.mark.parametrize("fault", ["none", "forward", "answers"])
