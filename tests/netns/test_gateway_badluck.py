@@ -153,6 +153,7 @@ def test_the_uplink_loses_its_route_its_address_and_itself(pod):
     assert "wicketgate" not in run("nft", "list", "ruleset").stdout
 
 
+@pytest.mark.slow
 def test_firewalls_a_slow_device_and_floods(pod):
     """Each is red with a cause that fits, and green again when it is over; nothing of it takes the agent down."""
     pod.up("--level", "egress")

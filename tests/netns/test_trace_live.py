@@ -223,6 +223,7 @@ def test_what_this_host_sends_really_goes(place, family):
     assert report["live"]["reply"][0]["kernel"]["iif"] == "eth0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_real_ping_is_waited_for(place, family):
     """An echo request of anybody's, and its answer."""
@@ -260,6 +261,7 @@ def test_a_real_packet_is_waited_for(place, family):
     assert str(place.client_address(family)) in report["live"]["packet"]
 
 
+@pytest.mark.slow
 def test_nobody_comes(place):
     """Exit code 3, in words."""
     done = subprocess.run(
@@ -275,6 +277,7 @@ def await_table(net: PodNet) -> None:
         assert time.monotonic() < deadline, "it never began"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_an_ended_one_leaves_nothing(place, how):
     """Ended amid its wait by a signal: the place is as before."""

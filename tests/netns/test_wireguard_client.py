@@ -225,6 +225,7 @@ def bound(address: str, port: int) -> socket.socket:
     return sock
 
 
+@pytest.mark.slow
 def test_cookie_under_load(world: World):
     """A server that a flood of initiations has loaded answers with a cookie; the client comes again with mac2, gets
     its handshake, and says that the server is under load.

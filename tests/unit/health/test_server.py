@@ -369,6 +369,7 @@ class TestBadClients:
         assert answer.count(b"HTTP/1.1 ") == 1
         assert answer.startswith(b"HTTP/1.1 200 ")
 
+    @pytest.mark.slow
     async def test_answers_that_pile_up_unread_end_the_connection(self, rig: Rig, monkeypatch: pytest.MonkeyPatch):
         """A client that asks on without reading costs a bounded amount of memory."""
         monkeypatch.setattr(http, "UNREAD_LIMIT", 10_000)
