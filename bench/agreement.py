@@ -7,7 +7,9 @@ Three kinds of case, made anew on every run (WICKETGATE_AGREEMENT_SEED repeats o
 - packets: the like, into which real packets come; their end, egress, next hop and the kernel's drop reason are compared
   (the reason where tracefs can be had);
 - netfilter: random rulesets of nftables and both iptables; real packets go into a namespace, with their replies and
-  what follows; their end, egress, mark and translation are compared.
+  what follows; their end, egress, mark and translation are compared;
+- tunnels: random peers of a WireGuard device (wireguard-go), packets into it and out of it; which peer gets one, whose
+  source may come in, and endpoint, uplink and mark of the carrier are compared.
 
 A ruleset counts for every feature that its text has. Where tracefs can be had, every packet that is dropped must be
 dropped for the reason that the model has. `silent` are rejections whose ICMP error or reset was not seen: it may have
@@ -38,16 +40,20 @@ from netns.filter_rules import Maker, Rules
 from netns.filter_stand import FilterStand, on_one_cpu
 from netns.kernel_judge import Judge as RouteJudge
 from netns.packet_judge import Judge as PacketJudge
+from netns.tunnel_judge import COMING_IN
+from netns.tunnel_judge import Judge as TunnelJudge
 from netpath_worlds import Ask, World, asks, open_worlds, worlds
 from wicketgate.lab.host import Host
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Rule
+from wicketgate.netpath.verdict import Verdict
 
 CASES = int(os.environ.get("WICKETGATE_AGREEMENT_CASES", "10000"))
 SEED = int(os.environ.get("WICKETGATE_AGREEMENT_SEED", "0"))  # 0: another one on each run
 QUICK = 1500
 FLOWS = 40  # packets for each ruleset, before replies
-ROUTING_SHARE, PACKETS_SHARE = 0.3, 0.2
+ROUTING_SHARE, PACKETS_SHARE, TUNNELS_SHARE = 0.3, 0.2, 0.03
+ROUTED_ALIKE = 20  # packets into a tunnel before its routes are others
 
 # What a ruleset's text has when it has the feature.
 FILTER_FEATURES = {
@@ -246,6 +252,35 @@ def _netfilter(result: Result, cases: int, chosen: int, tap: DropTap | None) -> 
         result.reasons[re.sub(r"^[^:]*: ", "", reason)] += times
 
 
+def tunnels(result: Result, cases: int, chosen: int) -> None:
+    """Send so many packets into a WireGuard device, and out of it."""
+    counted = Row()
+    with Host.create(f"agree-inner-{os.getpid()}") as pod, Host.create(f"agree-peer-{os.getpid()}") as far:
+        judge = TunnelJudge(pod, far, Random(chosen))
+        try:
+            for number in range(cases * 2 // 3):
+                if number % ROUTED_ALIKE == 0:
+                    snapshot = judge.routes()
+                problem, said = judge.out(snapshot)
+                unknown = said.verdict is Verdict.UNKNOWN
+                counted.add(1, unknown, problem is not None)
+                name = said.code or f"{said.verdict} {'by a peer' if said.carrier else 'past it'}"
+                result.row(f"tunnel out {name}").add(1, unknown, problem is not None)
+                if unknown:
+                    result.reasons[said.reason] += 1
+                if problem is not None:
+                    result.problems.append(f"tunnels, seed {chosen}: {problem}")
+            judge.session()
+            for number in range(-(-(cases - counted.cases) // COMING_IN)):
+                problems = judge.come_in(number)
+                counted.add(COMING_IN, 0, len(problems))
+                result.row("tunnel in, allowed-ips").add(COMING_IN, 0, len(problems))
+                result.problems += [f"tunnels, seed {chosen}: {problem}" for problem in problems]
+        finally:
+            judge.close()
+    result.rows["all tunnels"] = counted
+
+
 def measure(quick: bool) -> None:
     cases = QUICK if quick else CASES
     chosen = SEED or SystemRandom().getrandbits(32)
@@ -255,8 +290,15 @@ def measure(quick: bool) -> None:
     routed = time.monotonic()
     packets(result, int(cases * PACKETS_SHARE), chosen)
     sent = time.monotonic()
-    netfilter(result, cases - result.rows["all routing"].cases - result.rows["all packets"].cases, chosen)
-    heads = {"all routing": routed - began, "all packets": sent - routed, "all netfilter": time.monotonic() - sent}
+    tunnels(result, int(cases * TUNNELS_SHARE), chosen)
+    tunneled = time.monotonic()
+    netfilter(
+        result, cases - sum(result.rows[f"all {name}"].cases for name in ("routing", "packets", "tunnels")), chosen
+    )
+    heads = {
+        "all routing": routed - began, "all packets": sent - routed, "all tunnels": tunneled - sent,
+        "all netfilter": time.monotonic() - tunneled,
+    }  # fmt: skip
     total = Row()
     for name in heads:
         total.add(result.rows[name].cases, result.rows[name].unknown, result.rows[name].wrong)

@@ -64,6 +64,7 @@ ENDPOINTS = (
     "2001:db8:9::9",
 )
 WATCHED = "10.99.99.99"
+COMING_IN = len(INNER) + 1  # packets of one `come_in`
 NEIGHBOURS = {
     "e0": ("192.0.2.2", "192.0.2.9", "2001:db8:1::2"),
     "e1": ("198.51.100.2", "198.51.100.9", "2001:db8:2::2"),
@@ -155,9 +156,9 @@ class Judge:
 
     # Out
 
-    def routes(self) -> Snapshot:
+    def routes(self, name: str = "") -> Snapshot:
         """One of the ways to lead packets into the device; the snapshot without the device's own state."""
-        chosen = ROUTES[self.chance.choice(sorted(ROUTES))]
+        chosen = ROUTES[name or self.chance.choice(sorted(ROUTES))]
         clear = [
             f"for f in -4 -6; do while ip $f rule del pref {pref} 2>/dev/null; do :; done; done"
             for pref in (100, 32764, 32765)
@@ -171,7 +172,7 @@ class Judge:
         return self.pod.acall(lambda: take_snapshot(firewall=False, sockets=False))
 
     def device(self) -> WireGuardState:
-        """Random peers, of which the last one has an address that no other has."""
+        """Random peers."""
         peers = []
         owners: dict[str, int] = {}
         count = self.chance.randint(1, 6)
@@ -182,9 +183,12 @@ class Judge:
             endpoint = (ip_address(self.chance.choice(ENDPOINTS)), 0) if self.chance.random() < 0.85 else None
             allowed = tuple(ip_network(each) for each, owner in owners.items() if owner == at)
             peers.append(PeerState(_any_key(), endpoint, allowed))
-        peers.append(PeerState(_any_key(), (ip_address("192.0.2.2"), 0), (ip_network(f"{WATCHED}/32"),)))
-        mark = self.chance.choice((0, 51820, 51820))
-        return WireGuardState("wg0", "userspace", str(self.key.public()), PORT, mark, tuple(peers))
+        return self.state(peers, self.chance.choice((0, 51820, 51820)))
+
+    def state(self, peers: list[PeerState], mark: int) -> WireGuardState:
+        """These peers and the watched one."""
+        watched = PeerState(_any_key(), (ip_address("192.0.2.2"), 0), (ip_network(f"{WATCHED}/32"),))
+        return WireGuardState("wg0", "userspace", str(self.key.public()), PORT, mark, (*peers, watched))
 
     def configure(self, state: WireGuardState) -> None:
         """Load it."""
@@ -203,19 +207,24 @@ class Judge:
                 lines.append(f"Endpoint = {host}:{peer.endpoint[1]}")
         self.pod.run("wg", "setconf", "wg0", "/dev/stdin", stdin="\n".join(lines) + "\n")
 
-    def out(self, snapshot: Snapshot) -> tuple[str | None, Trace]:
+    def out(self, snapshot: Snapshot, state: WireGuardState | None = None, to: str = "") -> tuple[str | None, Trace]:
         """One packet of the pod's own, into peers made for it. What the two do not agree on, and what the model said.
 
         The kernel sends things of its own into the device too (multicast reports), so a disagreement counts when it stays.
+
+        Args:
+            snapshot: of the routes.
+            state: the peers; keys and ports are made anew. None: random ones.
+            to: where the packet goes; empty: to a random address.
         """
-        state = self.device()
-        destination = ip_address(self.chance.choice(INNER))
+        state = state or self.device()
+        destination = ip_address(to or self.chance.choice(INNER))
         unspecified = ip_address("0.0.0.0" if destination.version == 4 else "::")
         flow = Flow(unspecified, destination, "udp", 0, 9, uid=0, length=(28 if destination.version == 4 else 48) + 5)
         for _ in range(3):
             state = self._anew(state)
             said = Walker(replace(snapshot, wireguard=(state,))).trace(flow)
-            if said.verdict is Verdict.UNKNOWN or said.code == "tunnel-loop":
+            if said.verdict is Verdict.UNKNOWN:
                 return None, said
             self.configure(state)
             wanted = _carrier(said, state)

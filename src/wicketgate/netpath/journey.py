@@ -40,7 +40,7 @@ class Journey:
     steps: tuple[Step, ...] = ()
     layer: int = 0
     device: str = ""  # the sending socket's SO_BINDTODEVICE
-    tunnels: tuple[str, ...] = ()  # WireGuard interfaces that it is inside of
+    tunnels: tuple[str, ...] = ()  # WireGuard interfaces (of userspace ones, peers) that it is inside of
     way: Way | None = None
 
     def add(self, *steps: Step) -> Journey:

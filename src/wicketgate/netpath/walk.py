@@ -395,9 +395,11 @@ class Walker:
         )
         if peer.endpoint is None:
             return lost(journey, "peer-without-endpoint", line, "the peer has no endpoint yet")
-        if hop.oif in journey.tunnels or len(journey.tunnels) >= _LAYERS:
+        # The driver refuses what is routed into itself (ELOOP in socket.c); wireguard-go encrypts it for the next peer.
+        tunnel = hop.oif if cryptokey.state.backend == "kernel" else line
+        if tunnel in journey.tunnels or len(journey.tunnels) >= _LAYERS:
             return lost(journey, "tunnel-loop", hop.oif, f"what {hop.oif} encrypts is routed into {hop.oif} again")
-        outer = self._send(self._carrier(journey, cryptokey.state, peer.endpoint, hop.oif))
+        outer = self._send(self._carrier(journey, cryptokey.state, peer.endpoint, hop.oif, tunnel))
         done = replaced(journey, steps=outer.steps)
         if outer.verdict is not Verdict.FORWARDED:
             reason = f"its carrier, {outer.packet.ends.spelled()}: {outer.reason}"
@@ -408,7 +410,7 @@ class Walker:
         return replaced(done.end(Verdict.FORWARDED, reason), egress=hop.oif, carrier=outer.carrier or outer.egress)
 
     def _carrier(
-        self, journey: Journey, state: WireGuardState, endpoint: tuple[IPAddress, int], ifname: str
+        self, journey: Journey, state: WireGuardState, endpoint: tuple[IPAddress, int], ifname: str, tunnel: str
     ) -> Journey:
         owner = next(
             (s.uid for s in self.snapshot.sockets if s.protocol == "udp" and s.port == state.listen_port), None
@@ -418,7 +420,7 @@ class Walker:
         outer = carrier_of(state, endpoint, journey.packet, uid=uid, mtu=link.mtu)
         return replaced(
             journey, packet=outer, connection=Connection.opened_by(outer), layer=journey.layer + 1, device="",
-            tunnels=(*journey.tunnels, ifname), way=None,
+            tunnels=(*journey.tunnels, tunnel), way=None,
         )  # fmt: skip
 
     # Hooks and branches

@@ -213,9 +213,10 @@ def test_cryptokey_routing_both_ways():
 
 def test_a_carrier_that_is_routed_into_its_own_tunnel():
     """Without its fwmark the encrypted packet goes into wg0 again, which the driver refuses: a loop, by its name."""
-    looping = replace(SEED_POD, wireguard=(replace(WG0, fwmark=0),))
-    lost = trace(looping, Flow(ip_address("0.0.0.0"), STRANGER, "udp", 1, 2, uid=0))
-    assert (lost.verdict, lost.code, lost.object) == (Verdict.DROPPED, "tunnel-loop", "wg0")
+    for backend in ("kernel", "userspace"):
+        looping = replace(SEED_POD, wireguard=(replace(WG0, fwmark=0, backend=backend),))
+        lost = trace(looping, Flow(ip_address("0.0.0.0"), STRANGER, "udp", 1, 2, uid=0))
+        assert (lost.verdict, lost.code, lost.object) == (Verdict.DROPPED, "tunnel-loop", "wg0")
 
 
 def test_refusals_on_the_way_out():
