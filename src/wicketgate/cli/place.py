@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 
 from wicketgate.errors import InputError
 from wicketgate.kernel.namespace import enter, uapi_dir_of
@@ -57,16 +58,18 @@ def look_here(uapi_dir: str = UAPI_DIR) -> Snapshot:
 
 
 def read_bundle(path: str) -> Snapshot:
-    """A snapshot from a file.
+    """A snapshot from a file: what `wicket snapshot` wrote, or outputs of ip, nft, iptables, wg and ss that were pasted.
+
+    Of a paste, what was recognized in it is said on stderr.
 
     Raises:
-        InputError: it cannot be read, or is no snapshot.
+        InputError: it cannot be read, or is neither.
     """
     try:
         if path == "-":
-            return from_json(sys.stdin.read())
+            return _bundled(sys.stdin.read())
         with open(path, encoding="utf-8") as file:
-            return from_json(file.read())
+            return _bundled(file.read())
     except InputError as error:
         raise InputError(f"--bundle {path}: {error}") from error
     except UnicodeDecodeError as error:
@@ -74,4 +77,23 @@ def read_bundle(path: str) -> Snapshot:
             f"--bundle {path}: no UTF-8 text at octet {error.start}; expected what `wicket snapshot` prints"
         ) from error
     except OSError as error:
-        raise InputError(f"--bundle {path}: {error.strerror}; expected a file that `wicket snapshot` wrote") from error
+        raise InputError(
+            f"--bundle {path}: {error.strerror}; expected a file that `wicket snapshot` wrote, or pasted outputs"
+        ) from error
+
+
+def _bundled(text: str) -> Snapshot:
+    start = text.lstrip("\ufeff \t\r\n")[:40]
+    if start.startswith(("{", "[")) and not start.replace(" ", "").startswith('{"nftables"'):
+        return from_json(text)
+    from wicketgate.netpath.paste.bundle import read_paste  # noqa: PLC0415 - a command that is given none does without
+
+    pasted = read_paste(text, now=time.time())
+    if pasted is None:
+        raise InputError(
+            "neither a snapshot nor anything that ip, nft, iptables-save, wg, ss or sysctl print was found in it; expected "
+            "what `wicket snapshot` wrote, or the outputs of `ip addr; ip rule; ip route show table all; iptables-save; "
+            "nft list ruleset; wg show; ss -lntu` in any order"
+        )
+    print(f"read from the paste: {', '.join(pasted.found)}", file=sys.stderr)
+    return pasted.snapshot

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wicketgate.doctor.advice import wrong_here
 from wicketgate.doctor.prove import Proved, Prover
+from wicketgate.doctor.suppose import Supposed, is_told, suppose
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.concerns import Concern, Found, find, with_senders_endpoints
 from wicketgate.netpath.diagnose import Diagnosis
@@ -36,12 +37,21 @@ class Passage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A flow with all that is known of it; `door` is what became of the very packet, where it was sent."""
+    """A flow with all that is known of it.
+
+    Attributes:
+        diagnosis: of the model, or of the judge where the model does not know.
+        fixes: best first.
+        wrong_advice: what people will have tried, in sentences.
+        door: what became of the very packet, where it was sent.
+        supposed: of a flow that cannot be told: what would hold if what was not read is as it mostly is.
+    """
 
     diagnosis: Diagnosis
     fixes: tuple[Proved, ...] = ()
     wrong_advice: tuple[str, ...] = ()
     door: Passage | None = None
+    supposed: Supposed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,10 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = (), judge: Judge | No
     if snapshot.changed_while_read:
         notes.append("the state changed while it was read; run it again to be sure")
     notes += [f"not read: {each.what}: {each.why}" for each in snapshot.unread]
-    if judge is not None:
+    if judge is not None and is_told(snapshot):
         findings, more = judge.review(snapshot, findings)
         notes += more
+    unknown = [each.diagnosis for each in findings if not each.diagnosis.works and not each.diagnosis.broken]
+    supposed = suppose(snapshot, found.concerns, found.others, unknown)
+    findings = tuple(replace(each, supposed=supposed.get(each.diagnosis.concern)) for each in findings)
     return Examination(findings, tuple(notes))

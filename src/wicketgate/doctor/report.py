@@ -8,6 +8,7 @@ from typing import Any
 
 from wicketgate.doctor.examine import Examination, Finding
 from wicketgate.doctor.prove import Proved
+from wicketgate.doctor.suppose import Supposed
 from wicketgate.netpath.concerns import endpoint
 from wicketgate.netpath.diagnose import Cause, Diagnosis
 from wicketgate.netpath.step import CheckStep, Step
@@ -36,7 +37,22 @@ def _flow(finding: Finding) -> dict[str, Any]:
         "cause": None if found.cause is None else _cause(found.cause),
         "path": [_step(each) for each in found.steps],
         "fixes": [_fix(each) for each in finding.fixes],
-    } | ({} if finding.door is None else {"door": {"works": finding.door.works, "words": finding.door.words}})
+    } | _more(finding)
+
+
+def _more(finding: Finding) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if finding.door is not None:
+        more["door"] = {"works": finding.door.works, "words": finding.door.words}
+    if finding.supposed is not None:
+        cause = finding.supposed.diagnosis.cause
+        more["supposing"] = {
+            "words": finding.supposed.words,
+            "works": finding.supposed.diagnosis.works,
+            "cause": None if cause is None else _cause(cause),
+            "fixes": [_fix(each) for each in finding.supposed.fixes],
+        }
+    return more
 
 
 def _cause(cause: Cause) -> dict[str, str]:
@@ -87,6 +103,8 @@ def to_text(examination: Examination) -> str:
         lines += ["", f"? {finding.diagnosis.concern.spelled()}", f"  unknown: {finding.diagnosis.unknown}"]
         if finding.door is not None:
             lines.append(f"  the very packet, sent here: {finding.door.words}")
+        if finding.supposed is not None:
+            lines += _supposed(finding.supposed)
     working = [each for each in examination.findings if each.diagnosis.works]
     lines += [""] if working else []
     lines += [f"+ {each.diagnosis.concern.spelled()}" for each in working]
@@ -114,6 +132,20 @@ def headline(examination: Examination) -> str:
         whole = "The flow" if count == 1 else f"{len(examination.unknown)} of {count}"
         parts.append(f"{whole} cannot be told")
     return "; ".join(parts) + "."
+
+
+def _supposed(supposed: Supposed) -> Iterator[str]:
+    cause = supposed.diagnosis.cause
+    yield f"  If {supposed.words}:"
+    if cause is None:
+        yield "  it works, as far as this place decides."
+        return
+    yield f"  {cause.code}: {cause.where}"
+    yield ""
+    yield from _way(supposed.diagnosis, cause)
+    yield ""
+    yield f"  Why: {cause.explanation}"
+    yield from _fixes(supposed.fixes)
 
 
 def _broken(finding: Finding, cause: Cause) -> Iterator[str]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from wicketgate.netpath.lookup import TYPE_ERRORS, Answer, Found, Question, Refused, Unsure, route_line
+from wicketgate.netpath.lookup import TYPE_ERRORS, Answer, Found, Question, Refused, Unsure, route_line, untold
+from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import IPAddress, NextHop, Route
+from wicketgate.netpath.spelling import table_name
 
 # linux/rtnetlink.h
 RTNH_F_DEAD, RTNH_F_LINKDOWN = 1, 16
@@ -232,6 +234,9 @@ def _leaves(nodes: list[list[Route]], source: IPAddress | None) -> list[list[Rou
 
 def _problem(route: Route) -> Unsure | None:
     if route.unknown:
+        missing = untold(route.unknown)
+        if missing is not None:
+            return replaced(missing, object=f"table {table_name(route.table)}")
         return Unsure(f"the route carries {', '.join(route.unknown)}, which the model does not know", route_line(route))
     if route.type not in _WAYS and route.type not in TYPE_ERRORS:
         return Unsure(f"routes of type {route.type} are not known to the model", route_line(route))

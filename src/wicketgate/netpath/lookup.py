@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from wicketgate.netpath.snapshot import Family, IPAddress, NextHop, Route, Rule
 from wicketgate.netpath.spelling import spell_route, spell_rule
 
+UNTOLD = "untold "  # in `unknown` of a rule or route that stands for those that a snapshot does not hold
+
 LOOPBACK = "lo"  # net->loopback_dev; every namespace has it under this name
 
 # What a type of route answers instead of a way (fib_props in net/ipv4/fib_semantics.c, fib6_prop in net/ipv6/route.c)
@@ -110,3 +112,12 @@ def rule_line(rule: Rule) -> str:
 def route_line(route: Route) -> str:
     """The route as `ip route show table N` prints it."""
     return spell_route(route)
+
+
+def untold(unknown: tuple[str, ...]) -> Unsure | None:
+    """What a rule or route says that stands for others, which are not told."""
+    for each in unknown:
+        if each.startswith(UNTOLD):
+            what, _, why = each[len(UNTOLD) :].partition(": ")
+            return Unsure(why, what)
+    return None

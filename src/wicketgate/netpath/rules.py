@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from wicketgate.netpath.fib import LEGACY_TOS_MASK
-from wicketgate.netpath.lookup import ACTION_ERRORS, Answer, Asked, Found, Question, Refused, Unsure, rule_line
+from wicketgate.netpath.lookup import ACTION_ERRORS, Answer, Asked, Found, Question, Refused, Unsure, rule_line, untold
 from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.snapshot import RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Rule
 from wicketgate.netpath.spelling import table_name
@@ -112,6 +112,8 @@ class Rules:
             rule = self._rules[position]
             position += 1
             match = matches(rule, question, vrf=self._vrf)
+            if match is None and (missing := untold(rule.unknown)) is not None:
+                return replaced(missing, trail=tuple(trail))
             if match is None:
                 return Unsure(self._why_unsure(rule, question), rule_line(rule), tuple(trail))
             if not match or rule.action == "nop":

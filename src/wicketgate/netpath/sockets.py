@@ -63,7 +63,7 @@ def receiver(snapshot: Snapshot, packet: Packet) -> Taken | Nobody | Unsure:
     if device is not None:
         return Taken(f"wireguard {device.ifname}, port {device.listen_port}", None, device)
     for unread in snapshot.unread:
-        if unread.what == "sockets":
+        if unread.what in ("sockets", f"sockets: {name}"):
             return Unsure(f"sockets were not read: {unread.why}", f"{name} port {packet.destination_port}")
     if listening:
         words = f"{packet.destination} on {packet.iif} is not what it listens on"

@@ -28,6 +28,8 @@ _CONDITIONAL = {
     "ct count": "counts connections",
     "connlimit": "counts connections",
     "meter": "a limit: counts packets",
+    # made by netpath.paste: nft's text hides a `meta nfproto` before a reject
+    "hidden family": "may hold for IPv4 or IPv6 alone: nft's text does not show it before a reject, its JSON does not either",
 }
 _UNPREDICTABLE = {
     "queue": "a program decides (queue)",

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lines of a paste, sorted by the program that printed them.
+
+A line's own form says what it is; the command above it, where one was pasted, says what the form does not: the family,
+the table, which iptables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wicketgate.netpath.paste import links, quick_log, routes, rules, sockets, sysctls, tables_text, wireguard
+from wicketgate.netpath.paste.lines import Command, clean, command_of, quotable
+from wicketgate.netpath.paste.nft_text import depth_of, is_table_line
+from wicketgate.netpath.paste.tables_text import Origin, Saved
+from wicketgate.netpath.snapshot import Family
+
+# What people paste instead, and what says more.
+_LESS = (
+    ("Chain ", "`iptables -L` leaves out tables and interfaces: paste iptables-save"),
+    ("Kernel IP routing table", "`route -n` shows one table: paste ip route show table all"),
+    ("[Interface]", "a configuration says what should be, not what is: paste wg show, without keys"),
+    ("PrivateKey", "a private key was in the paste: it was not read; whoever saw it has it"),
+)
+
+
+@dataclass
+class RuleListing:
+    """Lines of one `ip rule`."""
+
+    command: Command | None
+    at: int
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RouteListing:
+    """Lines of one `ip route`, each with the lines of its ways."""
+
+    command: Command | None
+    at: int
+    lines: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+@dataclass
+class Sorted:
+    """The lines of a paste by kind; `at` are line numbers, from 1."""
+
+    interfaces: links.Interfaces = field(default_factory=links.Interfaces)
+    rules: list[RuleListing] = field(default_factory=list)
+    routes: list[RouteListing] = field(default_factory=list)
+    nft: list[str] = field(default_factory=list)
+    nft_seen: bool = False
+    nft_json: str = ""
+    saved: list[Saved] = field(default_factory=list)
+    wireguard: list[str] = field(default_factory=list)
+    sockets: list[str] = field(default_factory=list)
+    sockets_of: set[str] = field(default_factory=set)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    quick: list[str] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def sort(text: str) -> Sorted:
+    """Sort the lines of a paste."""
+    sorter = _Sorter()
+    for at, line in enumerate(clean(text), 1):
+        sorter.take(at, line)
+    return sorter.found
+
+
+class _Sorter:
+    def __init__(self) -> None:
+        self.found = Sorted()
+        self._command: Command | None = None
+        self._nft_depth = 0
+        self._saved: Saved | None = None
+        self._in_link = False
+        self._in_wireguard = False
+        self._legacy_too: set[Family] = set()
+        self._origin = Origin()
+
+    def take(self, at: int, line: str) -> None:
+        """The next line."""
+        if self._nft_depth:
+            self._in_nft(line)
+            return
+        stripped = line.strip()
+        if not stripped:
+            self._in_wireguard = self._in_wireguard and bool(self.found.wireguard)
+            return
+        if self._tables(line, stripped) or self._interfaces(line):
+            return
+        if self._wireguard(line) or self._routing(at, line) or self._rest(stripped, line):
+            return
+        command = command_of(line)
+        if command is not None:
+            self._typed(command)
+            return
+        for start, words in _LESS:
+            if stripped.startswith(start) and words not in self.found.notes:
+                self.found.notes.append(words)
+
+    def _typed(self, command: Command) -> None:
+        self._command = command
+        self.found.commands.append(command)
+        self._saved, self._in_link, self._origin = None, False, Origin()
+        if command.program == "nft" and "list" in command.arguments and "ruleset" in command.arguments:
+            self.found.nft_seen = True
+        if command.program in ("ss", "netstat"):
+            letters = "".join(each for each in command.arguments if each.startswith("-") and not each.startswith("--"))
+            both = not {"t", "u"} & set(letters)
+            self.found.sockets_of |= {"tcp"} if "t" in letters or both else set()
+            self.found.sockets_of |= {"udp"} if "u" in letters or both else set()
+
+    def _in_nft(self, line: str) -> None:
+        self.found.nft.append(line)
+        self._nft_depth = max(0, self._nft_depth + depth_of(line))
+
+    def _tables(self, line: str, stripped: str) -> bool:
+        """Of nftables or iptables."""
+        if is_table_line(stripped):
+            self.found.nft_seen = True
+            self.found.nft.append(line)
+            self._nft_depth = max(0, depth_of(line))
+            return True
+        if stripped.startswith(('{"nftables"', '{ "nftables"')):
+            self.found.nft_json = stripped
+            return True
+        if tables_text.is_header(stripped):
+            if tables_text.warns_of_legacy(stripped):
+                family: Family = 6 if "ip6tables" in stripped else 4
+                self._legacy_too.add(family)
+                for each in self.found.saved:
+                    each.legacy_too |= each.family == family
+            else:
+                self._origin = tables_text.header_of(stripped)
+                self._saved = None
+            return True
+        if tables_text.is_table_start(stripped) or tables_text.is_table_line(stripped):
+            self._listing(save=stripped.startswith(("*", ":", "["))).lines.append(stripped)
+            return True
+        if stripped == "COMMIT" and self._saved is not None:
+            self._saved.lines.append(stripped)
+            return True
+        return False
+
+    def _listing(self, *, save: bool) -> Saved:
+        command = self._command
+        by_command = Origin()
+        if command is not None and "tables" in command.program:
+            backend = "nft" if "-nft" in command.program else "legacy" if "-legacy" in command.program else ""
+            by_command = Origin(6 if command.program.startswith("ip6") else 4, backend)
+        origin = self._origin if self._origin != Origin() else by_command
+        if self._saved is None:
+            self._saved = Saved(origin, legacy_too=origin.family in self._legacy_too)
+            self.found.saved.append(self._saved)
+            if not save and command is not None:
+                self._saved.listed_table = command.after("-t", "--table") or "filter"
+        return self._saved
+
+    def _interfaces(self, line: str) -> bool:
+        found = self.found.interfaces
+        try:
+            if links.is_link_line(line):
+                found.head(line)
+                self._in_link = True
+            elif links.is_address_line(line):
+                found.one_line(line)
+            elif self._in_link and links.is_inside_link(line):
+                found.inside(line)
+            else:
+                self._in_link = False
+                return False
+        except (ValueError, IndexError, KeyError) as error:
+            self.found.notes.append(f"not understood: {quotable(line)} ({quotable(str(error))})")
+        return True
+
+    def _wireguard(self, line: str) -> bool:
+        if quick_log.is_log_line(line):
+            self.found.quick.append(line)
+            return True
+        if wireguard.is_interface_line(line):
+            self._in_wireguard = True
+        elif not (self._in_wireguard and wireguard.is_field_line(line)):
+            return False
+        self.found.wireguard.append(line)
+        return True
+
+    def _routing(self, at: int, line: str) -> bool:
+        command = self._command if self._command is not None and self._command.program == "ip" else None
+        found = self.found
+        if rules.is_rule_line(line):
+            self._end_of_lists()
+            last = found.rules[-1] if found.rules else None
+            # The first rule of a listing is table local's; another one of that priority begins the next listing.
+            again = last is not None and line.strip().startswith("0:") and "lookup local" in line
+            if last is None or last.command is not command or again:
+                last = RuleListing(command, at)
+                found.rules.append(last)
+            last.lines.append(line)
+            return True
+        if routes.is_nexthop_line(line) and found.routes and found.routes[-1].lines:
+            found.routes[-1].lines[-1][1].append(line)
+            return True
+        if routes.is_route_line(line):
+            self._end_of_lists()
+            if not found.routes or found.routes[-1].command is not command:
+                found.routes.append(RouteListing(command, at))
+            found.routes[-1].lines.append((line, []))
+            return True
+        return False
+
+    def _end_of_lists(self) -> None:
+        self._in_link, self._in_wireguard = False, False
+
+    def _rest(self, stripped: str, line: str) -> bool:
+        if sockets.is_socket_line(line):
+            self.found.sockets.append(line)
+            return True
+        said = sysctls.setting_of(stripped)
+        if said is not None:
+            self.found.sysctls[said[0]] = said[1]
+            return True
+        return False
