@@ -243,3 +243,23 @@ def test_a_text_listing_with_what_nft_hid_loads_as_it_was(judge: Judge) -> None:
     first = judge.stand.snapshot().firewall.nft_text
     assert not judge.load(Rules(first or ""))
     assert judge.stand.snapshot().firewall.nft_text == first
+
+
+@pytest.mark.parametrize("family", ["netdev", "inet"])
+@pytest.mark.parametrize("device", ['device "up0"', 'devices = { "up0", "far0" }', 'device "far0"'])
+def test_a_chain_at_an_interface(judge: Judge, family: str, device: str) -> None:
+    """Found by reading nft's text: nft 1.0.6 leaves a chain's devices out of its JSON, and such a chain took no packet."""
+    text = (
+        f"table {family} a {{\n chain c {{\n  type filter hook ingress {device} priority 0; policy accept;\n"
+        "  ip saddr 10.99.0.2 tcp dport 80 drop\n  ip6 saddr fd99::2 udp dport 9000 drop\n }\n}\n"
+    )
+    agree(judge, Rules(text), {"sent"} if device == 'device "far0"' else {"dropped", "sent"})
+
+
+def test_a_dormant_table_does_nothing(judge: Judge) -> None:
+    """Found in the same way: nft 1.0.6 leaves the flag out of its JSON, and such a table dropped."""
+    text = (
+        "table inet a {\n flags dormant\n chain c {\n  type filter hook forward priority 0; policy drop;\n }\n}\n"
+        "table inet b {\n chain c {\n  type filter hook forward priority 0; policy accept;\n  tcp dport 80 drop\n }\n}\n"
+    )
+    agree(judge, Rules(text), {"dropped", "sent"})

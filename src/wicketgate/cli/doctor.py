@@ -56,10 +56,12 @@ def doctor(
       wicket doctor --apply
       wicket doctor --html report.html
       wicket snapshot > pod.json; wicket doctor --bundle pod.json --json
+      (ip addr; ip rule; ip route show table all; ss -lntu) | wicket doctor --bundle -
 
     Args:
         netns: look into this network namespace: a name of `ip netns`, a path, or `pid:N`.
-        bundle: a file that `wicket snapshot` wrote, maybe elsewhere; `-` is standard input.
+        bundle: a file instead of a place: what `wicket snapshot` wrote, or outputs of ip, nft, iptables-save, wg, ss and sysctl
+            as they were pasted somewhere; `-` is standard input.
         from_: who sends, ADDRESS or ADDRESS:PORT; IPv6 with a port as [ADDRESS]:PORT. Without it: somebody elsewhere.
         to: who shall get it, ADDRESS:PORT/tcp, ADDRESS:PORT/udp or ADDRESS/icmp.
         twin: auto tries fixes, and what cannot be computed, in a twin where one can be built; never does without.

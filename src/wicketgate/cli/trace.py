@@ -71,7 +71,8 @@ def trace(
         mark: fwmark of the packet as it comes in, or of the sending socket: a number, also 0x...
         uid: user of the sending socket, where this host sends; default 0.
         netns: look into this network namespace: a name of `ip netns`, a path, or `pid:N`.
-        bundle: a file that `wicket snapshot` wrote, maybe elsewhere; `-` is standard input.
+        bundle: a file instead of a place: what `wicket snapshot` wrote, or outputs of ip, nft, iptables-save, wg, ss and sysctl
+            as they were pasted somewhere; `-` is standard input.
         live: send the packet, and show what the kernel does with it beside what was computed. A stranger's is turned round at
             the interface and neither it nor its answer leaves this host; what this host sends itself really leaves.
         wait: with --live, send nothing and wait so many seconds for a packet from --from, or from anybody.

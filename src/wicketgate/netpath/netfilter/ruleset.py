@@ -8,7 +8,7 @@ listing tells across tables: where it matters both orders are tried, and the ver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import groupby, permutations
@@ -25,8 +25,8 @@ from wicketgate.netpath.netfilter.nft.evaluate import NftEvaluator
 from wicketgate.netpath.netfilter.nft.model import Chain, Unknown
 from wicketgate.netpath.netfilter.nft.model import Table as NftTable
 from wicketgate.netpath.netfilter.nft.parse import parse as parse_nft
-from wicketgate.netpath.netfilter.nft.spell import ChainKey, rules_of_listing
-from wicketgate.netpath.netfilter.run import Doubt, End, Run, decide
+from wicketgate.netpath.netfilter.nft.spell import ListedRules, dormant_tables, rules_of_listing
+from wicketgate.netpath.netfilter.run import Doubt, End, Run, UnknowableError, decide
 from wicketgate.netpath.netfilter.tracked import tracked_families
 from wicketgate.netpath.packet import Connection, Packet
 from wicketgate.netpath.routing import Routing
@@ -107,12 +107,14 @@ class Ruleset:
         for key, table in mixed.items():
             if key in parsed:
                 _leave_to_iptables(parsed[key], table)
+        for key in dormant_tables(firewall.nft_text or "") & parsed.keys():
+            parsed[key] = replace(parsed[key], dormant=True)
         self._nft = [NftEvaluator(table, self._facts, lambda: self._words) for table in parsed.values()]
         self._hooks: dict[tuple[Hook, Family], _HookChains] = {}
         self._nat_of: dict[Family, bool] = {}
 
     @cached_property
-    def _words(self) -> Mapping[ChainKey, tuple[str, ...]]:
+    def _words(self) -> ListedRules:
         return rules_of_listing(self._snapshot.firewall.nft_text or "")
 
     def unknowns(self) -> Iterator[Unknown | IptUnknown]:
@@ -269,13 +271,21 @@ class Ruleset:
         if hook not in wanted:
             return []
         kind, device = wanted[hook]
-        found = [
-            (chain.priority, _nft_step(evaluator, chain))
-            for evaluator in self._nft
-            if evaluator.table.family in ("netdev", "inet")
-            for chain in evaluator.base_chains()
-            if chain.hook == kind and device in chain.devices
-        ]
+        found: list[tuple[int, Step]] = []
+        for evaluator in self._nft:
+            if evaluator.table.family not in ("netdev", "inet"):
+                continue
+            for chain in evaluator.base_chains():
+                if chain.hook != kind:
+                    continue
+                key = evaluator.table.family, evaluator.table.name, chain.name
+                devices = chain.devices or self._words.devices(key)
+                if device in devices:
+                    found.append((chain.priority, _nft_step(evaluator, chain)))
+                elif not devices:
+                    found.append(
+                        (chain.priority, _at_unknown_devices(f"{evaluator.table.spelled()} chain {chain.name}"))
+                    )
         return [step for _, step in sorted(found, key=lambda pair: pair[0])]
 
     def _unread(self, family: Family) -> tuple[tuple[str, str], ...]:
@@ -314,6 +324,13 @@ def _ipt_step(table: TableEvaluator, chain: str) -> Step:
 def _nft_step(evaluator: NftEvaluator, chain: Chain) -> Step:
     plain: Step = lambda run: evaluator.run(chain, run)  # noqa: E731
     return _rerouting(plain) if chain.type == "route" else plain
+
+
+def _at_unknown_devices(where: str) -> Step:
+    def step(_run: Run) -> End | None:
+        raise UnknowableError(where, "at which interfaces the chain hangs is not in the listings")
+
+    return step
 
 
 def _rerouting(step: Step) -> Step:

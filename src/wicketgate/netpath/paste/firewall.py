@@ -44,21 +44,27 @@ def _tables(family: Family, found: Sorted, holes: Holes, *, told: bool) -> dict[
         if len(whole) > 1:
             holes.doubt(tool, "iptables-save was pasted twice; the last one counts")
         text = (whole[-1].text() if whole else "") or "".join(each.text() for each in listings)
+        if whole and sum(line.startswith("*") for line in whole[-1].lines) > whole[-1].lines.count("COMMIT"):
+            holes.doubt(tool, "iptables-save was cut off: its last table has no COMMIT")
+            return {nft: None, legacy: None}
         if text:
             parts[name] = (parts[name] or "") + text
-            if whole and whole[-1].text().count("\n*") + 1 > whole[-1].lines.count("COMMIT"):
-                holes.doubt(tool, "iptables-save was cut off: its last table has no COMMIT")
-                parts[legacy] = None
-                return parts
     if parts[legacy] is None and _legacy_is_empty(theirs):
         parts[legacy] = ""
+    if not theirs and _printed_nothing(found, family):
+        parts[nft] = parts[legacy] = ""
     if not told:
         return parts
-    if not theirs:
+    if parts[legacy] is None and not theirs:
         holes.add(f"{tool}-legacy-save -c", f"{tool}-save")
     elif parts[legacy] is None:
         holes.add(f"{tool}-legacy-save -c", f"{tool}-legacy-save")
     return parts
+
+
+def _printed_nothing(found: Sorted, family: Family) -> bool:
+    """iptables-save without any output: neither kind has tables, as iptables-nft-save would warn of legacy ones."""
+    return any(each.program.endswith("-save") and each.family == family for each in found.commands)
 
 
 def _legacy_is_empty(listings: list[Saved]) -> bool:
@@ -67,12 +73,13 @@ def _legacy_is_empty(listings: list[Saved]) -> bool:
 
 
 def _nftables(found: Sorted, holes: Holes) -> tuple[str | None, str | None]:
+    lines = [line for table in found.nft.values() for line in table]
     if found.nft_json:
-        return found.nft_json, "\n".join(_indented(found.nft))
+        return found.nft_json, "\n".join(_indented(lines))
     if not found.nft_seen:
         holes.add(NFT, "nft list ruleset")
         return None, None
-    text = "\n".join(_indented(found.nft))
+    text = "\n".join(_indented(lines))
     if not is_complete(text):
         holes.doubt(NFT, "nft's listing was cut off: a brace is not closed; paste nft list ruleset again")
         return None, None

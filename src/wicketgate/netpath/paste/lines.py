@@ -49,6 +49,14 @@ class Command:
             return 4
         return 0
 
+    def about(self, what: str) -> bool:
+        """`ip` was asked for rules ("rule") or routes ("route"), in full or shortened."""
+        least = {"rule": 2, "route": 1}[what]
+        for word in self.arguments:
+            if not word.startswith("-") and word not in ("inet", "inet6"):
+                return len(word) >= least and what.startswith(word)
+        return False
+
     def after(self, *names: str) -> str:
         """The argument behind one of these; empty without."""
         for at, word in enumerate(self.arguments[:-1]):
@@ -104,7 +112,8 @@ def _program_at(words: list[str]) -> int | None:
     if words[0] == "ip" and words[1:3] == ["netns", "exec"]:
         at = 4
     elif words[0] in _WRAPPERS:
-        for position, word in enumerate(words[1:], 1):
+        start = _behind_container(words)
+        for position, word in enumerate(words[start:], start):
             if word.rsplit("/", 1)[-1] in _PROGRAMS:
                 at = position
                 break
@@ -113,6 +122,17 @@ def _program_at(words: list[str]) -> int | None:
         if words[at] == "ip" and words[at + 1 : at + 3] == ["netns", "exec"]:
             at += 4
     return at if at < len(words) and words[at].rsplit("/", 1)[-1] in _PROGRAMS else None
+
+
+def _behind_container(words: list[str]) -> int:
+    """Where the command in `docker exec -it wg ip rule` may begin: a container may be called like a program."""
+    if "--" in words:
+        return words.index("--") + 1
+    if words[1:2] == ["exec"]:
+        for position, word in enumerate(words[2:], 2):
+            if not word.startswith("-"):
+                return position + 1
+    return 1
 
 
 def _plausible(program: str, arguments: list[str]) -> bool:

@@ -13,7 +13,7 @@ from wicketgate.netpath.snapshot import Address, IPAddress, IPInterface, Link
 
 _HEAD = re.compile(r"^\s*(\d{1,9}):\s+([^\s:@]+)(?:@(\S+?))?:\s+<([A-Z0-9_,-]*)>(.*)$")
 _ONE_LINE = re.compile(r"^\s*(\d{1,9}):\s+([^\s:@]+)(?:@\S+)?\s+(inet6?\s+.*)$")
-_INSIDE = re.compile(r"^\s*(?:link/|inet6?\s|valid_lft|altname|RX:|TX:|alias\s|vf\s|[a-z0-9_]+\s.*addrgenmode)")
+_INSIDE = re.compile(r"^\s+\S|^(?:link/|inet6?\s|valid_lft|altname|alias\s|[a-z0-9_]+\s.*(?:addrgenmode|numtxqueues))")
 # linux/if_addr.h IFA_F_*
 _ADDRESS_FLAGS = {
     "secondary": 0x01, "temporary": 0x01, "nodad": 0x02, "optimistic": 0x04, "dadfailed": 0x08, "home": 0x10,
@@ -101,7 +101,7 @@ class Interfaces:
             elif kind not in ("ether", "none", "loopback") and not link.kind:
                 link = replace(link, kind=kind)
             self._links[link.index] = replace(link, mac=mac)
-        elif words[0] in _KINDS and "addrgenmode" in words:  # ip -d
+        elif words[0] in _KINDS and {"addrgenmode", "numtxqueues"} & set(words):  # ip -d
             self._links[link.index] = replace(link, kind=words[0])
 
     def one_line(self, line: str) -> None:

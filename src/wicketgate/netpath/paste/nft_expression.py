@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from wicketgate.netpath.paste.nft_words import NotReadError, Quoted, Words, literal
@@ -17,7 +18,7 @@ HEADERS = frozenset({
     "ether", "vlan", "arp", "ip", "ip6", "icmp", "icmpv6", "igmp", "tcp", "udp", "udplite", "sctp", "dccp", "th", "ah",
     "esp", "comp", "gre", "gretap", "vxlan", "geneve",
 })  # fmt: skip
-_EXTENSIONS = frozenset({"exthdr", "frag", "hbh", "dst", "mh", "rt0", "rt2", "srh"})
+_EXTENSIONS = frozenset({"frag", "hbh", "dst", "mh", "rt0", "rt2", "srh"})
 _CT_DIRECTIONS = ("original", "reply")
 _CT_ADDRESSED = frozenset({"ip", "ip6"})
 _MOST_OPERATORS = 32  # one behind the other: each bit of a mark
@@ -78,6 +79,8 @@ def _primary(words: Words) -> Json:
         return reader(words)
     if word in _BARE_META:
         return {"meta": {"key": word}}
+    if word == "exthdr":  # exthdr frag exists
+        return {"exthdr": {"name": str(words.take())}}
     if word in _EXTENSIONS:
         return {"exthdr": {"name": word, "field": str(words.take())}}
     if word.startswith("@") and "," in word:
@@ -204,8 +207,12 @@ def set_value(words: Words) -> Json:
     return str(word)
 
 
-def elements(words: Words) -> list[Json]:
+def elements(words: Words, key: Callable[[Words], Json] | None = None) -> list[Json]:
     """What stands in braces, to the closing one.
+
+    Args:
+        words: behind the opening brace.
+        key: reads an element's key; a constant without one.
 
     Raises:
         NotReadError: they are not closed, or hold what is not known.
@@ -213,7 +220,7 @@ def elements(words: Words) -> list[Json]:
     words.go_in()
     found: list[Json] = []
     while not words.skip("}"):
-        found.append(_element(words))
+        found.append(_element(words, key or value))
         if not words.skip(","):
             words.expect("}")
             break
@@ -221,8 +228,8 @@ def elements(words: Words) -> list[Json]:
     return found
 
 
-def _element(words: Words) -> Json:
-    key = value(words)
+def _element(words: Words, read: Callable[[Words], Json]) -> Json:
+    key = read(words)
     extra: dict[str, Json] = {}
     while words.peek() in _ELEMENT_WORDS and not isinstance(words.peek(), Quoted):
         name = words.take()

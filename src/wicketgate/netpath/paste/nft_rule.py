@@ -23,6 +23,7 @@ HIDDEN = "hidden family"  # see `_doubt_rejects`
 
 _NAT_FLAGS = frozenset({"random", "fully-random", "persistent"})
 _LOG_WORDS = frozenset({"prefix", "level", "group", "snaplen", "queue-threshold"})
+_REJECTS = {"ip": "icmp", "ip6": "icmpv6"}  # what a bare `reject` sends in a table of one family
 _FAMILY_HEADERS = frozenset({"ip", "ip6", "icmp", "icmpv6"})
 
 
@@ -50,6 +51,8 @@ def statements(text: str, *, family: str) -> tuple[list[Json], str]:
                 found.append(_statement(words))
     except (NotReadError, RecursionError, ValueError) as error:
         found.append({NOT_READ: f"{text[:160]} ({error})"})
+    whole: Json = {"type": _REJECTS.get(family, "icmpx"), "expr": "port-unreachable"}
+    found = [{"reject": whole} if each == {"reject": None} else each for each in found]
     return (_doubt_rejects(found) if family == "inet" else found), comment
 
 
@@ -185,7 +188,7 @@ def _log_flags(words: Words) -> None:
 
 def _reject(words: Words) -> Json:
     if not words.skip("with"):
-        return {"reject": {"type": "icmpx", "expr": "port-unreachable"}}
+        return {"reject": None}
     kind = words.take()
     if kind == "tcp":
         words.expect("reset")
@@ -216,6 +219,8 @@ def _nat(kind: str) -> Callable[[Words], Json]:
         while words.peek() in _NAT_FLAGS:
             flags.append(words.take())
             words.skip(",")
+        if "prefix" in types:
+            flags.append("netmap")  # as nft's JSON has it (NF_NAT_RANGE_NETMAP)
         if flags:
             body["flags"] = flags if len(flags) > 1 else flags[0]
         return {kind: body or None}
@@ -278,7 +283,7 @@ def _update(operation: str) -> Callable[[Words], Json]:
             raise NotReadError(f"{operation} {name[:40]}")
         words.expect("{")
         body: dict[str, Json] = {"op": operation, "set": str(name)}
-        found = elements(words)
+        found = elements(words, expression)
         key = found[0] if found else None
         kind = "map" if isinstance(key, list) else "set"
         if isinstance(key, dict) and "elem" in key and {"limit", "quota", "ct count"} & set(key["elem"]):

@@ -40,11 +40,14 @@ def depth_of(line: str) -> int:
 
 
 def nft_json(text: str) -> str:
-    """The listing as JSON. It never raises: a rule that is not understood becomes a statement that the model doubts.
+    """The listing as JSON. A rule that is not understood becomes a statement that the model doubts.
 
     Args:
         text: what nft printed, with or without `-a`. What was cut off at its end is missing from the JSON too;
             `is_complete` tells.
+
+    Raises:
+        PasteCutError: see there.
     """
     listing = _Listing()
     for line in _logical_lines(text):
@@ -92,6 +95,7 @@ class _Listing:
         self._handle = 0
         self._notes: list[Json] = []  # rules stand behind all chains and sets, as nft prints JSON
         self._flags: dict[str, Json] = {}
+        self._seen: set[tuple[str, str]] = set()
 
     def read(self, line: str) -> None:
         if not line or (line.startswith("#") and self._kind != "chain"):
@@ -117,6 +121,9 @@ class _Listing:
         opened = _TABLE.match(line)
         if opened:
             self._table = opened[1] or "ip", opened[2]
+            if self._table in self._seen:
+                raise PasteCutError(f"table {self._table[0]} {self._table[1]} stands there twice")
+            self._seen.add(self._table)
             self._flags = {"family": self._table[0], "name": self._table[1], "handle": self._next_handle(line)}
             self.found.append({"table": self._flags})
 
@@ -206,7 +213,7 @@ def _declaration(block: dict[str, Json], words: Words, family: str) -> None:
 
 
 class PasteCutError(Exception):
-    """A chain's declaration was not read: nothing can be said of the whole listing."""
+    """Where a chain hangs was not read, or a table stands there twice: nothing can be said of the whole listing."""
 
 
 def _priority(words: Words, names: dict[str, int]) -> int:

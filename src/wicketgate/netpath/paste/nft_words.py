@@ -18,6 +18,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
+_SPAN = re.compile(r"(?=\d)(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SPAN_SECONDS = (604800, 86400, 3600, 60, 1)
 _DEEPEST = 24  # braces and parentheses within each other: nft itself prints three
 
 
@@ -118,6 +120,9 @@ def literal(word: str) -> Any:
         return str(word)
     if _NUMBER.fullmatch(word):
         return int(word, 16 if word[1:2] in ("x", "X") else 10) if len(word) <= 40 else word
+    span = _SPAN.fullmatch(word) if len(word) <= 40 else None
+    if span is not None:  # 1h30m, of `ct expiration`
+        return sum(int(number) * unit for number, unit in zip(span.groups("0"), _SPAN_SECONDS, strict=True))
     head, slash, tail = word.rpartition("/")
     if slash and tail.isdigit() and len(tail) <= 3 and _is_address(head):
         return {"prefix": {"addr": head, "len": int(tail)}}
@@ -128,7 +133,7 @@ def literal(word: str) -> Any:
 
 
 def _orders(word: str) -> bool:
-    return bool(_NUMBER.fullmatch(word)) or _is_address(word)
+    return bool(_NUMBER.fullmatch(word)) or (len(word) <= 40 and bool(_SPAN.fullmatch(word))) or _is_address(word)
 
 
 def _is_address(word: str) -> bool:

@@ -16,6 +16,7 @@ _PROTOCOLS = {
     "sctp": 132, "udplite": 136,
 }  # fmt: skip
 _FULL_MASK = 0xFFFFFFFF
+_KERNEL = 2  # RTPROT_KERNEL
 
 
 def is_rule_line(line: str) -> bool:
@@ -45,7 +46,8 @@ def rule_of(line: str, family: Family, tables: TableNames) -> Rule:
     match = _LINE.match(line)
     if match is None:
         raise ValueError(f"no rule: {line[:60]!r}")
-    return selector_of(match[2].split(), Rule(family, int(match[1]) & _FULL_MASK), tables)
+    rule = Rule(family, int(match[1]) & _FULL_MASK, protocol=_KERNEL)  # whose name iproute2 leaves out
+    return selector_of(match[2].split(), rule, tables)
 
 
 def selector_of(words: list[str], rule: Rule, tables: TableNames) -> Rule:

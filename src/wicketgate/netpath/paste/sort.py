@@ -49,7 +49,7 @@ class Sorted:
     interfaces: links.Interfaces = field(default_factory=links.Interfaces)
     rules: list[RuleListing] = field(default_factory=list)
     routes: list[RouteListing] = field(default_factory=list)
-    nft: list[str] = field(default_factory=list)
+    nft: dict[str, list[str]] = field(default_factory=dict)  # by the line that opens a table
     nft_seen: bool = False
     nft_json: str = ""
     saved: list[Saved] = field(default_factory=list)
@@ -75,6 +75,7 @@ class _Sorter:
         self.found = Sorted()
         self._command: Command | None = None
         self._nft_depth = 0
+        self._nft_table: list[str] = []
         self._saved: Saved | None = None
         self._in_link = False
         self._in_wireguard = False
@@ -90,7 +91,7 @@ class _Sorter:
         if not stripped:
             self._in_wireguard = self._in_wireguard and bool(self.found.wireguard)
             return
-        if self._tables(line, stripped) or self._interfaces(line):
+        if self._tables(at, line, stripped) or self._interfaces(line):
             return
         if self._wireguard(line) or self._routing(at, line) or self._rest(stripped, line):
             return
@@ -115,14 +116,17 @@ class _Sorter:
             self.found.sockets_of |= {"udp"} if "u" in letters or both else set()
 
     def _in_nft(self, line: str) -> None:
-        self.found.nft.append(line)
+        self._nft_table.append(line)
         self._nft_depth = max(0, self._nft_depth + depth_of(line))
 
-    def _tables(self, line: str, stripped: str) -> bool:
+    def _tables(self, at: int, line: str, stripped: str) -> bool:
         """Of nftables or iptables."""
         if is_table_line(stripped):
             self.found.nft_seen = True
-            self.found.nft.append(line)
+            opening = stripped.partition("#")[0].rstrip()
+            if opening in self.found.nft:
+                self.found.notes.append(f"{quotable(opening)} stands there twice: the one from line {at} on counts")
+            self.found.nft[opening] = self._nft_table = [line]
             self._nft_depth = max(0, depth_of(line))
             return True
         if stripped.startswith(('{"nftables"', '{ "nftables"')):
@@ -192,6 +196,7 @@ class _Sorter:
         command = self._command if self._command is not None and self._command.program == "ip" else None
         found = self.found
         if rules.is_rule_line(line):
+            command = command if command is not None and command.about("rule") else None
             self._end_of_lists()
             last = found.rules[-1] if found.rules else None
             # The first rule of a listing is table local's; another one of that priority begins the next listing.
@@ -206,6 +211,7 @@ class _Sorter:
             return True
         if routes.is_route_line(line):
             self._end_of_lists()
+            command = command if command is not None and command.about("route") else None
             if not found.routes or found.routes[-1].command is not command:
                 found.routes.append(RouteListing(command, at))
             found.routes[-1].lines.append((line, []))

@@ -134,6 +134,8 @@ class _Reader:
 
     def _table(self, body: dict[str, Any]) -> None:
         key = (self._word(body, "family"), self._word(body, "name"))
+        if key in self._tables:
+            raise self._error(body, f"the table {key[0]} {key[1]} once")
         flags = body.get("flags") or []
         self._tables[key] = Table(
             *key, self._number(body, "handle"), "dormant" in flags if isinstance(flags, (list, str)) else False

@@ -48,6 +48,7 @@ ChainKey = tuple[str, str, str]  # family, table, chain
 _TABLE = re.compile(r"table (\S+) (\S+) \{")
 _BLOCK = re.compile(r"\t(\w[\w ]*?) (\S+) \{")
 _COUNTER = re.compile(r"\bcounter packets \d+ bytes \d+ ?")
+_DEVICES = re.compile(r"^\s*type \w+ hook (?:ingress|egress) device(?: (\S+)|s = \{([^}]*)\}) ")
 _HANDLE = re.compile(r" # handle \d+$")
 _BARE_META = frozenset({"iif", "oif", "iifname", "oifname", "iifgroup", "oifgroup"})
 
@@ -63,6 +64,14 @@ class ListedRules(Mapping[ChainKey, tuple[str, ...]]):
         if key not in self._found:
             self._found[key] = tuple(_joined(self._lines_of[key]))
         return self._found[key]
+
+    def devices(self, key: ChainKey) -> tuple[str, ...]:
+        """The interfaces of a chain at ingress or egress: nft before 1.0.7 leaves them out of its JSON."""
+        for line in self._lines_of.get(key, ()):
+            found = _DEVICES.search(line)
+            if found:
+                return tuple(word.strip(' "') for word in (found[1] or found[2]).split(","))
+        return ()
 
     def __iter__(self) -> Iterator[ChainKey]:
         return iter(self._lines_of)
@@ -89,6 +98,20 @@ def rules_of_listing(text: str) -> ListedRules:
             elif at_block and at_block.group(1) == "chain":
                 chain = lines_of.setdefault((family, table, at_block.group(2)), [])
     return ListedRules(lines_of)
+
+
+def dormant_tables(text: str) -> frozenset[tuple[str, str]]:
+    """Family and name of the tables whose chains are not hooked: nft before 1.0.7 leaves the flag out of its JSON."""
+    found: set[tuple[str, str]] = set()
+    if "\tflags dormant" in text:
+        table = ("", "")
+        for line in text.split("\n"):
+            opened = _TABLE.match(line)
+            if opened:
+                table = opened[1], opened[2]
+            elif line.startswith("\tflags dormant"):
+                found.add(table)
+    return frozenset(found)
 
 
 def _joined(lines: list[str]) -> list[str]:
