@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -95,7 +96,7 @@ def doctor(
     if apply and examination.broken:
         if not json_:
             sys.stdout.write(to_text(examination))
-        return _apply(examination, asked, netns, judge, door=door != "never", yes=yes, json_=json_)
+        return _apply(examination, snapshot, asked, netns, judge, door=door != "never", yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
     elif html != "-":
@@ -152,8 +153,16 @@ def _end_gently() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what Ctrl-C takes back, so does a kill
 
 
+def _reaches_elsewhere(proved: Proved, snapshot: Snapshot, netns: str | None) -> bool:
+    """`wg set` of a userspace device speaks to a socket by the device's name: in this file system it may be another's."""
+    names = {command.split()[2] for command in proved.fix.commands if command.startswith("wg set ")}
+    backends = {each.ifname: each.backend for each in snapshot.wireguard}
+    return netns is not None and any(backends.get(name) != "kernel" for name in names)
+
+
 def _apply(
     first: Examination,
+    first_look: Snapshot,
     asked: list[Concern],
     netns: str | None,
     judge: Judge | None,
@@ -165,9 +174,15 @@ def _apply(
     from wicketgate.doctor.apply import Surgeon  # noqa: PLC0415
     from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
 
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
+
     uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
 
     def agree(finding: Finding, proved: Proved) -> bool:
+        if _reaches_elsewhere(proved, first_look, netns):
+            say(f"not applied, its socket is in another file system: type it there: {'; '.join(proved.fix.commands)}")
+            return False
         if yes:
             return True
         print(f"\nTo mend {finding.diagnosis.concern.spelled()}:")
@@ -177,11 +192,9 @@ def _apply(
             print(f"    but: {effect}")
         return ask("Apply this? [y/N] ").strip().lower() in ("y", "yes")
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
-
     proof = DoorProof() if door else None
-    surgeon = Surgeon(lambda: look_here(uapi_dir), say, agree, asked, judge, proof)
+    around = first_look.surroundings
+    surgeon = Surgeon(lambda: replace(look_here(uapi_dir), surroundings=around), say, agree, asked, judge, proof)
     _end_gently()
     last = surgeon.operate(first)
     if proof is not None and proof.lacking:

@@ -7,10 +7,12 @@ import asyncio
 import gc
 import sys
 import time
+from dataclasses import replace
 
 from wicketgate.errors import InputError
 from wicketgate.kernel.namespace import enter, uapi_dir_of
 from wicketgate.kernel.snapshot import take_snapshot
+from wicketgate.kernel.surroundings import surroundings_of
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.netpath.codec import from_json
 from wicketgate.netpath.snapshot import Snapshot
@@ -40,7 +42,10 @@ def look(netns: str | None, bundle: str | None) -> Snapshot:
     collect_seldom()
     if bundle is not None and netns is not None:
         raise InputError("--bundle and --netns: read both; allowed: one of them")
-    return read_bundle(bundle) if bundle is not None else look_here(enter_place(netns))
+    if bundle is not None:
+        return read_bundle(bundle)
+    around = surroundings_of(netns)  # before this process is elsewhere
+    return replace(look_here(enter_place(netns)), surroundings=around)
 
 
 def enter_place(netns: str | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from wicketgate.netpath.snapshot import ListeningSocket, Route, Rule, Snapshot
+from wicketgate.netpath.snapshot import Link, ListeningSocket, Route, Rule, Snapshot, WireGuardState
 
 Apply = Callable[[Snapshot], Snapshot]
 
@@ -78,3 +78,15 @@ def change_socket(before: ListeningSocket, after: ListeningSocket) -> Apply:
     return lambda snapshot: replace(
         snapshot, sockets=tuple(after if each == before else each for each in snapshot.sockets)
     )
+
+
+def change_device(before: WireGuardState, after: WireGuardState) -> Apply:
+    """`wg set`."""
+    return lambda snapshot: replace(
+        snapshot, wireguard=tuple(after if each == before else each for each in snapshot.wireguard)
+    )
+
+
+def change_link(before: Link, after: Link) -> Apply:
+    """`ip link set`."""
+    return lambda snapshot: replace(snapshot, links=tuple(after if each == before else each for each in snapshot.links))

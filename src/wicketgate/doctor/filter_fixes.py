@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from wicketgate.doctor.change import Fix
 from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.packet import TCP, UDP, Packet
 from wicketgate.netpath.snapshot import Snapshot
-from wicketgate.netpath.step import FilterStep
+from wicketgate.netpath.step import FilterStep, TranslationStep
 
 # The tool that a step names -> the program, and the field of the snapshot with its listing
 _IPTABLES = {
@@ -23,6 +24,7 @@ _IPTABLES = {
 }
 _NAMES = {TCP: "tcp", UDP: "udp"}
 _TABLE = "wicket_doctor"
+_NFT_PLACE = re.compile(r"table (\S+) (\S+) chain ")
 
 
 def accept(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
@@ -42,14 +44,36 @@ def accept(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
         yield from _nft(snapshot, step, hook, packet, answer=answer)
 
 
-def _ports(packet: Packet) -> tuple[str, int] | None:
-    """What names the flow: the service's port, at whichever end it is."""
+def except_from_nat(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
+    """Take this flow out of a translation: accepted first in the chain that translates."""
+    trace, flow = diagnosis.forward, diagnosis.concern.flow
+    where = diagnosis.cause.where if diagnosis.cause is not None else ""
+    steps = [s for s in trace.steps if isinstance(s, TranslationStep) and s.object == where and s.before is not None]
+    if not steps or not flow.iif:
+        return
+    before = steps[0].before
+    assert before is not None
+    packet = trace.packet.with_ends(before)
+    packet = replace(packet, iif=flow.iif, oif="")
+    place = _NFT_PLACE.match(where)
+    if place is not None:
+        step = FilterStep(stage=steps[0].stage, object=where, effect="", family=place[1], table=place[2])
+        yield from _nft(snapshot, step, "prerouting", packet, answer=False, kind="nat")
+        return
+    rule = where.removeprefix("-t nat ")
+    for tool, (_, field) in _IPTABLES.items():
+        listing = getattr(snapshot.firewall, field) or ""
+        if tool.startswith("ip6") == (packet.family == 6) and f"{rule}\n" in listing:
+            step = FilterStep(stage=steps[0].stage, object=where, effect="", family=tool, table="nat")
+            yield _iptables(step, "prerouting", packet, answer=False)
+            return
+
+
+def _ports(packet: Packet, *, answer: bool) -> tuple[str, int] | None:
+    """What names the flow: the service's port, which the first packet goes to and an answer comes from."""
     if packet.protocol not in _NAMES:
         return None
-    # The lower one is the service's: clients' are ephemeral.
-    if packet.destination_port <= packet.source_port:
-        return "dport", packet.destination_port
-    return "sport", packet.source_port
+    return ("sport", packet.source_port) if answer else ("dport", packet.destination_port)
 
 
 def _iptables(step: FilterStep, hook: str, packet: Packet, *, answer: bool) -> Fix:
@@ -60,7 +84,7 @@ def _iptables(step: FilterStep, hook: str, packet: Packet, *, answer: bool) -> F
         words += ["-i", packet.iif]
     if packet.oif and hook in ("forward", "output", "postrouting"):
         words += ["-o", packet.oif]
-    ports = _ports(packet)
+    ports = _ports(packet, answer=answer)
     if hook == "forward":
         words += ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"] if answer else []
     elif ports is not None:
@@ -86,8 +110,10 @@ def _iptables(step: FilterStep, hook: str, packet: Packet, *, answer: bool) -> F
     )
 
 
-def _nft(snapshot: Snapshot, step: FilterStep, hook: str, packet: Packet, *, answer: bool) -> Iterator[Fix]:
-    chain = firewall.base_chain(snapshot, step.family, step.table, hook)
+def _nft(
+    snapshot: Snapshot, step: FilterStep, hook: str, packet: Packet, *, answer: bool, kind: str = "filter"
+) -> Iterator[Fix]:
+    chain = firewall.base_chain(snapshot, step.family, step.table, hook, kind)
     if chain is None:
         return
     words: list[str] = []
@@ -101,7 +127,7 @@ def _nft(snapshot: Snapshot, step: FilterStep, hook: str, packet: Packet, *, ans
         match(f'iifname "{packet.iif}"', {"meta": {"key": "iifname"}}, packet.iif)
     if packet.oif and hook in ("forward", "output", "postrouting"):
         match(f'oifname "{packet.oif}"', {"meta": {"key": "oifname"}}, packet.oif)
-    ports = _ports(packet)
+    ports = _ports(packet, answer=answer)
     if hook == "forward":
         if answer:
             words.append("ct state established,related")

@@ -84,10 +84,10 @@ def _with_json(snapshot: Snapshot, text: str) -> Snapshot:
     return replace(snapshot, firewall=replace(snapshot.firewall, nft_json=text, nft_text=None))
 
 
-def base_chain(snapshot: Snapshot, family: str, table: str, hook: str) -> str | None:
-    """The table's base chain at a hook that is of type filter."""
+def base_chain(snapshot: Snapshot, family: str, table: str, hook: str, kind: str = "filter") -> str | None:
+    """The table's base chain at a hook that is of this type."""
     for chain in _chains(snapshot, family, table):
-        if (chain.get("hook"), chain.get("type")) == (hook, "filter"):
+        if (chain.get("hook"), chain.get("type")) == (hook, kind):
             return str(chain["name"])
     return None
 

@@ -17,16 +17,20 @@ from wicketgate.doctor.change import (
     remove_rules,
     set_sysctls,
 )
-from wicketgate.doctor.filter_fixes import accept, masquerade
-from wicketgate.netpath.concerns import defaults, is_tunnel
+from wicketgate.doctor.filter_fixes import accept, except_from_nat, masquerade
+from wicketgate.doctor.mark_fixes import accept_mark, mark_answers
+from wicketgate.doctor.tunnel_fixes import allow, endpoint, link_up, unloop
+from wicketgate.netpath.concerns import STRANGER, defaults, is_tunnel
 from wicketgate.netpath.diagnose import Diagnosis
 from wicketgate.netpath.lookup import route_line, rule_line
 from wicketgate.netpath.packet import TCP, UDP
-from wicketgate.netpath.snapshot import RT_TABLE_MAIN, Family, IPAddress, Rule, Snapshot
+from wicketgate.netpath.snapshot import RT_TABLE_MAIN, Family, IPAddress, Route, Rule, Snapshot
 from wicketgate.netpath.spelling import route_command, rule_command
 
 _MAINS = 32766  # the priority of the rule for `main`
 _PREFERENCE = 100  # a guess: before wg-quick's 32764, behind what CNIs put at the front
+_BOOT = 3  # rt_protos: what `ip route add` writes
+_METRIC6 = 1024  # IP6_RT_PRIO_USER
 _PROTOCOLS = {"tcp": TCP, "udp": UDP}
 _TOOL_HOOKS = ("prerouting-drop", "input-drop", "forward-drop", "output-drop", "postrouting-drop")
 
@@ -56,7 +60,36 @@ def _answers_home(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
             port = flow.destination_port
             by_port = Rule(family, preference, table=table, ipproto=_PROTOCOLS[flow.protocol], sport=(port, port))
             yield _rule_fix("sport-rule", f"answer from port {port} by the table of {flow.iif}", by_port)
+    yield from _route_home(snapshot, flow.source, flow.iif)
+    yield from mark_answers(snapshot, diagnosis)
     yield from _bound_listener(snapshot, diagnosis)
+
+
+def _route_home(snapshot: Snapshot, source: IPAddress, ifname: str) -> Iterator[Fix]:
+    """A route to the sender alone. wg-quick's first rule lets table main answer for what it has a route to.
+
+    Not to a stranger: there are as many as there are clients.
+    """
+    family: Family = 4 if source.version == 4 else 6
+    if source == STRANGER[family]:
+        return
+    for way in defaults(snapshot, family):
+        if any(hop.oif == ifname for hop in way.nexthops):
+            metric = _METRIC6 if family == 6 else 0
+            route = Route(ip_network(source), RT_TABLE_MAIN, nexthops=way.nexthops, protocol=_BOOT, metric=metric)
+            commands = (route_command("add", route),), (route_command("del", route),)
+            yield Fix("sender-route", f"route {source} by {ifname} in table main", *commands, add_route(route))
+            return
+
+
+def _destination_by_main(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
+    """What this host sends is captured by the tunnel."""
+    flow = diagnosis.concern.flow
+    family: Family = 4 if flow.destination.version == 4 else 6
+    preference = _preference(snapshot, family, diagnosis.cause.where if diagnosis.cause else "")
+    if preference is not None:
+        rule = Rule(family, preference, table=RT_TABLE_MAIN, dst=ip_network(flow.destination))
+        yield _rule_fix("destination-rule", f"route what goes to {flow.destination} by table main", rule)
 
 
 def _rule_fix(name: str, words: str, rule: Rule) -> Fix:
@@ -94,11 +127,13 @@ def _bound_listener(_snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
 
 
 def _home_route(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
-    """No route leads back: a default route that another table still knows."""
+    """No route leads out or back: a default route that another table still knows."""
     flow = diagnosis.concern.flow
     family: Family = 4 if flow.destination.version == 4 else 6
+    outward = diagnosis.cause is not None and diagnosis.cause.code == "egress-unreachable"
     for route in defaults(snapshot, family):
-        if route.table != RT_TABLE_MAIN and any(hop.oif == flow.iif for hop in route.nexthops):
+        home = outward or any(hop.oif == flow.iif for hop in route.nexthops)
+        if route.table != RT_TABLE_MAIN and home and not route.unknown:
             copy = replace(route, table=RT_TABLE_MAIN, protocol=3)
             commands = (route_command("add", copy),), (route_command("del", copy),)
             yield Fix("default-route", "give table main its default route back", *commands, add_route(copy))
@@ -138,6 +173,12 @@ def _forwarding(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
     )
 
 
+def _ipv6_on(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
+    name, _, value = (diagnosis.cause.where if diagnosis.cause else "").partition(" = ")
+    if name.endswith(".disable_ipv6") and value == "1":
+        yield from _sysctls(snapshot, "ipv6-on", "let the interface have IPv6", {name: "0"})
+
+
 def _loose(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
     iif = diagnosis.concern.flow.iif
     if iif:
@@ -165,6 +206,14 @@ def _listen_elsewhere(_snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix
     yield Fix("listen-address", words, (), (), change_socket(near, wide))
 
 
+def _of_lost_mark(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
+    """The rules first: they need no mark, and hold for UDP too."""
+    rules = list(_answers_home(snapshot, diagnosis))
+    yield from rules[:1]
+    yield from accept_mark(snapshot, diagnosis)
+    yield from rules[1:]
+
+
 def _clients_by_main(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
     """A tunnel client's packets are captured by the tunnel's own default route."""
     flow = diagnosis.concern.flow
@@ -189,6 +238,16 @@ _MAKERS = MappingProxyType[str, Maker](
         "listener-wrong-address": _listen_elsewhere,
         "server-peer-claims-default": _clients_by_main,
         "masquerade-missing": masquerade,
+        "mark-lost": _of_lost_mark,
+        "own-traffic-captured": _destination_by_main,
+        "egress-unreachable": _home_route,
+        "address-missing": _ipv6_on,
+        "source-not-allowed": allow,
+        "no-peer-for-destination": allow,
+        "peer-without-endpoint": endpoint,
+        "tunnel-loop": unloop,
+        "interface-down": link_up,
+        "dnat-elsewhere": except_from_nat,
         **dict.fromkeys(_TOOL_HOOKS, accept),
     }
 )

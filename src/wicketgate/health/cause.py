@@ -35,6 +35,7 @@ class Cause(StrEnum):
     MASQUERADE_MISSING = "masquerade-missing"
     BLACKHOLE_ROUTE = "blackhole-route"
     MARK_LOST = "mark-lost"
+    OWN_TRAFFIC_CAPTURED = "own-traffic-captured"
     NO_PEER_FOR_DESTINATION = "no-peer-for-destination"
     SOURCE_NOT_ALLOWED = "source-not-allowed"
     PEER_WITHOUT_ENDPOINT = "peer-without-endpoint"
@@ -82,6 +83,7 @@ SENTENCES = MappingProxyType(
         Cause.MASQUERADE_MISSING: "Tunnel clients leave with their tunnel address, so nobody outside can answer them.",
         Cause.BLACKHOLE_ROUTE: "A blackhole, unreachable or prohibit route or rule takes the packet.",
         Cause.MARK_LOST: "The answer does not carry the firewall mark that its routing depends on.",
+        Cause.OWN_TRAFFIC_CAPTURED: "What the pod asks of its cluster goes into the tunnel.",
         Cause.NO_PEER_FOR_DESTINATION: "No peer's AllowedIPs cover the destination.",
         Cause.SOURCE_NOT_ALLOWED: "The peer's AllowedIPs do not cover the packet's source address.",
         Cause.PEER_WITHOUT_ENDPOINT: "The peer has no endpoint yet, so nothing can be sent to it.",

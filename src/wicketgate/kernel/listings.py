@@ -19,6 +19,7 @@ from wicketgate.kernel.hidden_matches import reveal
 from wicketgate.kernel.nft_tables import TableKey, nft_tables
 from wicketgate.kernel.process import run
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN, mixed_tables, table_names
+from wicketgate.netpath.netfilter.nft.told_by_text import completed
 from wicketgate.netpath.snapshot import Firewall, Unread
 
 # Written by the modules ip_tables and ip6_tables for each network namespace; readable by root alone.
@@ -60,7 +61,7 @@ async def read_firewall() -> tuple[Firewall, tuple[Unread, ...]]:
     nft_json, nft_text, *_ = await asyncio.gather(
         _nft(("nft", "-j"), theirs, unread), _nft(("nft",), theirs, unread), *theirs.values()
     )
-    nft_json, nft_text = await reveal(nft_json, nft_text)
+    nft_json, nft_text = await reveal(completed(nft_json, nft_text), nft_text)
     texts = {name: listing.result() for name, listing in theirs.items()}
     return Firewall(nft_json=nft_json, nft_text=nft_text, **texts), tuple(unread)
 

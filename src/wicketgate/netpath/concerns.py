@@ -2,7 +2,7 @@
 """Which flows matter here, found from the state itself.
 
 Load balancer and kubelet to each TCP listener on an uplink, a client to the WireGuard port, a tunnel's client to the
-outside. What the state does not tell is left out and said in `Found.notes`: a pod whose gateway is 169.254.1.1 does
+outside, a pod to its cluster's DNS and API. What the state does not tell is left out and said in `Found.notes`: a pod whose gateway is 169.254.1.1 does
 not know its node's address, so no kubelet can be played there.
 """
 
@@ -30,6 +30,7 @@ from wicketgate.netpath.wireguard import Cryptokey
 STRANGER: dict[Family, IPAddress] = {4: IPv4Address("203.0.113.9"), 6: IPv6Address("2001:db8:203::9")}
 STRANGERS_PORT = 40000  # any that no rule is written for: a guess
 HTTPS = 443
+_DNS = 53
 HEALTH_PORTS = (8080, 9000)  # `--health-port` and `--tcp-port` of the gateway
 _MOST_NAMED = 10  # ports in a note
 _MOST_OTHERS = 50  # other listeners' flows that are walked for side effects; a guess
@@ -43,6 +44,8 @@ class Kind(StrEnum):
     KUBELET = "kubelet -> listener"
     CLIENT = "client -> WireGuard"
     EGRESS = "tunnel client -> outside"
+    DNS = "pod -> DNS"
+    API = "pod -> Kubernetes API"
     ASKED = "asked for"
     OWN = "this host's own traffic"  # only looked at for side effects
 
@@ -133,6 +136,7 @@ def find(snapshot: Snapshot) -> Found:
                 concerns |= dict.fromkeys(_to_wireguard(snapshot, name, address.ip, family))
         if uplinks(snapshot, family):
             concerns |= dict.fromkeys(_egress(snapshot, family))
+            concerns |= dict.fromkeys(_cluster(snapshot, family))
     listeners = {concern for concern in concerns if concern.kind in (Kind.BALANCER, Kind.KUBELET)}
     health = {concern for concern in listeners if concern.flow.destination_port in HEALTH_PORTS}
     others = listeners - health if health else set()
@@ -231,6 +235,18 @@ def _egress(snapshot: Snapshot, family: Family) -> Iterator[Concern]:
         if client is not None:
             flow = Flow(client, STRANGER[family], "tcp", STRANGERS_PORT, HTTPS, iif=device.ifname)
             yield Concern(Kind.EGRESS, flow)
+
+
+def _cluster(snapshot: Snapshot, family: Family) -> Iterator[Concern]:
+    """What a pod asks of its cluster; outside of one nothing is known of what a host asks."""
+    around = snapshot.surroundings
+    nobody = type(STRANGER[family])(0)
+    if around.cluster_domain:
+        for resolver in around.resolvers:
+            if resolver.version == family and not resolver.is_loopback:
+                yield Concern(Kind.DNS, Flow(nobody, resolver, "udp", STRANGERS_PORT, _DNS, uid=0))
+    if around.api is not None and around.api[0].version == family and not around.api[0].is_loopback:
+        yield Concern(Kind.API, Flow(nobody, around.api[0], "tcp", STRANGERS_PORT, around.api[1], uid=0))
 
 
 def client_address(snapshot: Snapshot, device: WireGuardState, family: Family) -> IPAddress | None:

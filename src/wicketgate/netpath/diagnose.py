@@ -18,6 +18,7 @@ from wicketgate.netpath.step import (
     SocketStep,
     Stage,
     Step,
+    TranslationStep,
 )
 from wicketgate.netpath.trace import Trace
 from wicketgate.netpath.verdict import Verdict
@@ -25,6 +26,9 @@ from wicketgate.netpath.walk import Walker
 
 # Ends that the model tells finer than the vocabulary of causes.
 _CODES = MappingProxyType({"no-route": "egress-unreachable"})
+ACCEPT_MARK = "net.ipv4.tcp_fwmark_accept"  # of both families (inet_request_mark)
+_ASTRAY = ("reply-into-tunnel", "reply-wrong-uplink", "local-subnet-captured")
+_MEANT_FOR_HERE = (Kind.BALANCER, Kind.KUBELET, Kind.CLIENT)
 _TUNNEL_KINDS = ("wireguard", "tun")
 
 
@@ -86,6 +90,12 @@ def diagnose(walker: Walker, concern: Concern) -> Diagnosis:
     forward, reply = there_and_back(walker, concern.flow)
     verdicts = (forward.verdict, reply.verdict if reply is not None else Verdict.UNKNOWN)
     found = Diagnosis(concern, forward, reply, works=False, verdicts=verdicts)
+    elsewhere = _translated_away(found)
+    if elsewhere is not None:
+        return replace(found, cause=elsewhere)
+    captured = _captured(walker.snapshot, found)
+    if captured is not None:
+        return replace(found, cause=captured)
     lost = _returned_to_sender(walker.snapshot, found)
     if not forward.works and lost is None:
         return _ended(walker, found, forward)
@@ -112,7 +122,8 @@ def _ended(walker: Walker, found: Diagnosis, trace: Trace) -> Diagnosis:
         root = _root_of_rp_filter(walker, found)
         if root is not None:
             return root
-    return replace(found, cause=_cause(walker.snapshot, found.concern, trace))
+    cause = _cause(walker.snapshot, found.concern, trace)
+    return replace(found, cause=_of_a_lost_mark(walker, found, cause) or cause)
 
 
 def _why_unknown(trace: Trace) -> str:
@@ -136,6 +147,58 @@ def _cause(snapshot: Snapshot, concern: Concern, trace: Trace) -> Cause:
             words += f", although {source} is in {concern.flow.iif}'s own subnet {network}"
     where = trace.object or trace.reason
     return Cause(code, _kind_of(trace, where), where, f"{words[:1].upper()}{words[1:]}.")
+
+
+def _of_a_lost_mark(walker: Walker, found: Diagnosis, cause: Cause) -> Cause | None:
+    """The packet came with a mark, and its answer would go home if it had it too."""
+    mark, flow = found.forward.packet.mark, found.concern.flow
+    if cause.code not in _ASTRAY or not mark or flow.protocol != "tcp":
+        return None
+    kept = replace(walker.snapshot, sysctls=MappingProxyType({**walker.snapshot.sysctls, ACCEPT_MARK: "1"}))
+    forward, reply = there_and_back(Walker(kept, walker.netfilter), flow)
+    if not forward.works or reply is None or not reply.works:
+        return None
+    who = next((s.object for s in found.forward.steps if isinstance(s, TranslationStep) and s.mark_after == mark), "")
+    words = (
+        f"The packet has the mark {mark:#x}{f', from `{who}`' if who else ''}, and its answer has none, so this rule takes "
+        f"it: {cause.explanation[:1].lower()}{cause.explanation[1:]}"
+    )
+    return Cause("mark-lost", cause.object, cause.where, words)
+
+
+def _translated_away(found: Diagnosis) -> Cause | None:
+    """A packet for this host's listener or WireGuard port that a NAT rule sends to another host."""
+    forward = found.forward
+    if found.concern.kind not in _MEANT_FOR_HERE or forward.verdict is not Verdict.FORWARDED:
+        return None
+    nat = [s for s in forward.steps if isinstance(s, TranslationStep) and s.before is not None and not s.layer]
+    changed = [s for s in nat if s.after is not None and s.after.destination != s.before.destination]  # type: ignore[union-attr]
+    if not changed:
+        return None
+    flow = found.concern.flow
+    words = (
+        f"The rule gives what is sent to {flow.destination} port {flow.destination_port} the destination "
+        f"{forward.packet.destination}, and it leaves by {forward.egress}: what listens here never sees it."
+    )
+    return Cause("dnat-elsewhere", "firewall rule", changed[0].object, words)
+
+
+def _captured(snapshot: Snapshot, found: Diagnosis) -> Cause | None:
+    """What the pod asks of its cluster, sent into a tunnel because the tunnel takes everything."""
+    forward, flow = found.forward, found.concern.flow
+    if found.concern.kind not in (Kind.DNS, Kind.API) or not is_tunnel(snapshot, forward.egress):
+        return None
+    out = [s for s in forward.steps if isinstance(s, CryptokeyStep) and s.stage is Stage.TUNNEL_OUT and not s.layer]
+    if out and out[0].peer is not None:
+        named = [n for n in out[0].peer.allowed_ips if flow.destination in n and n.prefixlen > 1]
+        if named:
+            return None  # the peer has this very network: it is meant to go there
+    what = "its cluster's DNS" if found.concern.kind is Kind.DNS else "the Kubernetes API"
+    words = (
+        f"What this pod asks of {what} at {flow.destination} goes into {forward.egress}, whose far end has no such address: "
+        "the tunnel takes everything that nothing else has a route for."
+    )
+    return Cause("own-traffic-captured", "policy rule" if forward.rule else "route", forward.decided_by(), words)
 
 
 def _kind_of(trace: Trace, where: str) -> str:

@@ -204,6 +204,15 @@ class Firewall:
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a pod was told of its cluster, by its resolv.conf and environment."""
+
+    resolvers: tuple[IPAddress, ...] = ()
+    cluster_domain: bool = False  # resolv.conf searches a domain of services: kubelet wrote it
+    api: tuple[IPAddress, int] | None = None  # the Kubernetes API's address and port
+
+
+@dataclass(frozen=True, slots=True)
 class Unread:
     """Something that could not be read, and why. No verdict may rest on it."""
 
@@ -227,6 +236,7 @@ class Snapshot:
     sockets: tuple[ListeningSocket, ...] = ()
     wireguard: tuple[WireGuardState, ...] = ()
     firewall: Firewall = field(default_factory=Firewall)
+    surroundings: Surroundings = field(default_factory=Surroundings)
     unread: tuple[Unread, ...] = ()
     changed_while_read: bool = False
 

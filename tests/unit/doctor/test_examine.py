@@ -16,7 +16,7 @@ from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.concerns import Concern, Kind, find
 from wicketgate.netpath.flow import Flow
-from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Unread
+from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Surroundings, Unread
 from wicketgate.netpath.verdict import Verdict
 
 VERDICTS = {str(each) for each in Verdict}
@@ -49,7 +49,12 @@ def test_the_seeds_pod_is_diagnosed_and_the_source_rule_is_first():
     assert finding.diagnosis.cause.code == "reply-into-tunnel"
     assert finding.diagnosis.cause.where == "32765: not from all fwmark 0xca6c lookup 51820 proto boot"
     assert finding.diagnosis.cause.object == "policy rule"
-    assert [fix.fix.id for fix in finding.fixes] == ["source-rule", "sport-rule", "bind-listener-to-uplink"]
+    assert [fix.fix.id for fix in finding.fixes] == [
+        "source-rule",
+        "sport-rule",
+        "mark-answers",
+        "bind-listener-to-uplink",
+    ]
     assert finding.fixes[0].fix.commands == ("ip -4 rule add from 10.0.0.2 lookup main pref 100",)
     assert finding.fixes[0].fix.undo == ("ip -4 rule del from 10.0.0.2 lookup main pref 100",)
     assert all(not fix.side_effects for fix in finding.fixes)
@@ -68,7 +73,6 @@ def test_strict_rp_filter_does_not_hide_the_rule(rp):
 def test_popular_advice_is_called_wrong():
     """Accept rules do nothing, and deleting the suppress rule captures the pod's own subnet: both were computed."""
     finding = of(wg_quicked(), Kind.BALANCER)
-    assert len(finding.wrong_advice) == 2
     assert "INPUT" in finding.wrong_advice[0]
     assert "10.0.0.0/24 is captured" in finding.wrong_advice[1]
 
@@ -88,7 +92,8 @@ def test_the_json_is_the_contract():
         told = json.loads(json.dumps(to_object(examine(pod))))
         assert set(told) == {"works", "flows"}
         for flow in told["flows"]:
-            assert set(flow) == {"flow", "works", "forward", "reply", "cause", "path", "fixes"}
+            more = {"supposing"} if pod.firewall == Firewall() else set()
+            assert set(flow) == {"flow", "works", "forward", "reply", "cause", "path", "fixes"} | more
             assert set(flow["flow"]) == {"from", "to", "proto", "iif"}
             assert {flow["forward"], flow["reply"]} <= VERDICTS
             assert flow["cause"] is None or set(flow["cause"]) == {"code", "object", "where", "explanation"}
@@ -203,7 +208,7 @@ def test_a_fix_that_breaks_something_says_so_and_is_not_first():
     first = replace(CAPTURE, priority=1)
     pod = replace(pod, rules=(pod.rules[0], first, *pod.rules[1:]))
     finding = of(pod, Kind.BALANCER)
-    assert [fix.fix.id for fix in finding.fixes] == ["bind-listener-to-uplink"]
+    assert [fix.fix.id for fix in finding.fixes] == ["mark-answers", "bind-listener-to-uplink"]
 
 
 def test_a_link_local_gateway_is_no_kubelet():
@@ -276,3 +281,193 @@ def test_settings_that_were_not_told_are_unknown():
     found = examine(pod)
     assert not found.broken
     assert "rp_filter" in to_text(found)
+
+
+# The catalogue
+
+
+def ids(finding):
+    return [each.fix.id for each in finding.fixes]
+
+
+@pytest.mark.parametrize(("rp", "more"), [(0, ""), (1, "+src-valid-mark"), (2, "")])
+def test_answers_may_be_marked(rp, more):
+    """The mark that the rule leaves out, on the flow and its answers alone; strict rp_filter needs src_valid_mark too."""
+    finding = of(settled(wg_quicked(), eth0_rp_filter=rp), Kind.BALANCER)
+    fix = next(each for each in finding.fixes if each.fix.id.startswith("mark-answers"))
+    assert fix.fix.id == f"mark-answers{more}"
+    assert any("ct mark 0xca6c meta mark set 0xca6c" in command for command in fix.fix.commands)
+    assert not fix.side_effects
+
+
+def test_a_known_sender_may_get_a_route_of_its_own():
+    """wg-quick's first rule lets table main answer where it has more than a default route."""
+    pod = wg_quicked()
+    flow = Flow(ip_address("10.9.9.9"), ip_address("10.0.0.2"), "tcp", 40000, 9000, iif="eth0")
+    finding = examine(pod, [Concern(Kind.ASKED, flow)]).findings[0]
+    assert "sender-route" in ids(finding)
+    route = next(each.fix for each in finding.fixes if each.fix.id == "sender-route")
+    assert route.commands == ("ip -4 route add 10.9.9.9 via 10.0.0.1 dev eth0 table main proto boot scope global",)
+
+
+def in_cluster(pod, **told):
+    around = Surroundings(
+        resolvers=(ip_address("10.96.0.10"),), cluster_domain=True, api=(ip_address("10.96.0.1"), 443)
+    )
+    return replace(pod, surroundings=replace(around, **told))
+
+
+def test_what_the_pod_asks_of_its_cluster_is_examined():
+    """DNS and API by the uplink work; outside of a cluster neither is invented."""
+    assert of(in_cluster(HEALTHY), Kind.DNS).diagnosis.works
+    assert of(in_cluster(HEALTHY), Kind.API).diagnosis.works
+    kinds = {each.diagnosis.concern.kind for each in examine(HEALTHY).findings}
+    assert not kinds & {Kind.DNS, Kind.API}
+    lone = in_cluster(HEALTHY, cluster_domain=False, api=None)
+    assert not {each.diagnosis.concern.kind for each in examine(lone).findings} & {Kind.DNS, Kind.API}
+
+
+@pytest.mark.parametrize("kind", [Kind.DNS, Kind.API])
+def test_what_the_pod_asks_of_its_cluster_must_not_go_into_the_tunnel(kind):
+    """A tunnel that takes everything takes it: named, with the rule, and mended by a rule of its own."""
+    finding = of(in_cluster(wg_quicked()), kind)
+    assert finding.diagnosis.cause.code == "own-traffic-captured"
+    assert finding.diagnosis.cause.where == "32765: not from all fwmark 0xca6c lookup 51820 proto boot"
+    address = finding.diagnosis.concern.flow.destination
+    assert finding.fixes[0].fix.commands == (f"ip -4 rule add from all to {address} lookup main pref 100",)
+
+
+def test_a_peer_that_has_the_clusters_network_may_be_asked():
+    """AllowedIPs that name it say that it is meant to go there."""
+    peer = replace(GREEDY, allowed_ips=(ip_network("0.0.0.0/0"), ip_network("10.96.0.0/12")))
+    assert of(in_cluster(wg_quicked(HEALTHY, peer)), Kind.DNS).diagnosis.works
+
+
+def translated(pod, to, port=51820, protocol="udp"):
+    """A DNAT of a port in nftables."""
+    place = {"family": "ip", "table": "mesh"}
+    rule = [
+        {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": "dport"}}, "right": port}},
+        {"dnat": {"addr": to}},
+    ]
+    chain = {**place, "name": "pre", "handle": 1, "type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept"}
+    items = [
+        {"table": {"family": "ip", "name": "mesh", "handle": 1}},
+        {"chain": chain},
+        {"rule": {**place, "chain": "pre", "handle": 2, "expr": rule}},
+    ]
+    return replace(pod, firewall=replace(EMPTY, nft_json=json.dumps({"nftables": items}), nft_text=None))
+
+
+def test_a_packet_that_is_sent_to_another_host_is_no_service():
+    """It leaves, and its answer may even come: the listener here never sees it. An exception before the rule mends it."""
+    pod = translated(settled(HEALTHY, all_forwarding=1, eth0_forwarding=1), "10.0.0.77")
+    finding = of(pod, Kind.CLIENT)
+    assert finding.diagnosis.cause.code == "dnat-elsewhere"
+    assert "dnat to 10.0.0.77" in finding.diagnosis.cause.where
+    assert not finding.diagnosis.works
+    assert finding.fixes[0].fix.commands == ('nft insert rule ip mesh pre iifname "eth0" udp dport 51820 accept',)
+    rule = "-A PREROUTING -p udp -m udp --dport 51820 -j DNAT --to-destination 10.0.0.77"
+    text = f"*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{rule}\nCOMMIT\n"
+    old = replace(settled(HEALTHY, all_forwarding=1, eth0_forwarding=1), firewall=replace(EMPTY, iptables_legacy=text))
+    finding = of(old, Kind.CLIENT)
+    assert finding.diagnosis.cause.where == f"-t nat {rule}"
+    assert finding.fixes[0].fix.commands == (
+        "iptables-legacy -t nat -I PREROUTING 1 -i eth0 -p udp -m udp --dport 51820 -j ACCEPT",
+    )
+
+
+def test_a_lost_mark_is_named_and_may_be_kept():
+    """The packet is marked as it comes in and its answer is not: the rule that takes it, and the setting that keeps the mark."""
+    mark = [
+        {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth0"}},
+        {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 0xCA6C}},
+    ]
+    finding = of(filtered(wg_quicked(), "prerouting", mark), Kind.BALANCER)
+    assert finding.diagnosis.cause.code == "mark-lost"
+    assert finding.diagnosis.cause.where == "32765: not from all fwmark 0xca6c lookup 51820 proto boot"
+    assert "0xca6c" in finding.diagnosis.cause.explanation
+    kept = next(each.fix for each in finding.fixes if each.fix.id == "accept-mark")
+    assert kept.commands == ("sysctl -w net.ipv4.tcp_fwmark_accept=1",)
+
+
+def asked(pod, source, destination, protocol="udp", iif=None, port=9):
+    flow = Flow(
+        ip_address(source),
+        ip_address(destination),
+        protocol,
+        40000 if iif else 0,
+        port,
+        iif=iif,
+        uid=None if iif else 0,
+    )
+    return examine(pod, [Concern(Kind.ASKED, flow)]).findings[0]
+
+
+def test_an_address_that_no_peer_has_is_given_to_the_only_one():
+    """Both ways; of two peers nobody can tell which is meant."""
+    pod = settled(with_peers(HEALTHY, CLIENT), all_forwarding=1, eth0_forwarding=1, wg0_forwarding=1)
+    inward = asked(pod, "10.8.0.9", "10.0.0.2", "tcp", "wg0", 9000)
+    assert inward.diagnosis.cause.code == "source-not-allowed"
+    command = f"wg set wg0 peer {CLIENT.public_key} allowed-ips 10.8.0.2/32,10.8.0.9/32"
+    assert inward.fixes[0].fix.commands == (command,)
+    outward = asked(pod, "0.0.0.0", "10.8.0.9")
+    assert outward.diagnosis.cause.code == "no-peer-for-destination"
+    assert outward.fixes[0].fix.commands == (command,)
+    assert outward.fixes[0].fix.undo == (f"wg set wg0 peer {CLIENT.public_key} allowed-ips 10.8.0.2/32",)
+    two = with_peers(HEALTHY, CLIENT, replace(CLIENT, public_key="D" * 43 + "=", allowed_ips=()))
+    assert not asked(two, "0.0.0.0", "10.8.0.9").fixes
+
+
+def test_a_peer_without_an_endpoint_is_told_of():
+    """What mends it only the owner knows: words, and no command."""
+    finding = asked(with_peers(HEALTHY, replace(CLIENT, endpoint=None)), "0.0.0.0", "10.8.0.2")
+    assert finding.diagnosis.cause.code == "peer-without-endpoint"
+    (fix,) = finding.fixes
+    assert fix.fix.commands == ()
+    assert f"wg set wg0 peer {CLIENT.public_key} endpoint ADDRESS:PORT" in fix.fix.words
+
+
+def test_a_tunnel_that_swallows_itself():
+    """Without its mark: the mark that wg-quick's rule leaves out, or a route to the endpoint."""
+    pod = wg_quicked()
+    pod = replace(pod, wireguard=(replace(pod.wireguard[0], fwmark=0),))
+    finding = asked(pod, "0.0.0.0", "203.0.113.80", "tcp")
+    assert finding.diagnosis.cause.code == "tunnel-loop"
+    assert ids(finding) == ["tunnel-mark", "endpoint-route"]
+    assert finding.fixes[0].fix.commands == ("wg set wg0 fwmark 0xca6c",)
+    assert finding.fixes[0].fix.undo == ("wg set wg0 fwmark off",)
+
+
+def test_an_interface_that_was_set_down():
+    """Set up again its addresses' routes come back; one without a carrier is not mended from here."""
+    links = tuple(replace(each, up=False, lower_up=False) if each.name == "wg0" else each for each in HEALTHY.links)
+    gone = tuple(each for each in HEALTHY.routes if each.oif != "wg0")
+    pod = with_peers(replace(HEALTHY, links=links, routes=gone), CLIENT)
+    pod = settled(pod, all_forwarding=1, eth0_forwarding=1, wg0_forwarding=1)
+    finding = asked(pod, "10.8.0.2", "10.0.0.2", "tcp", "wg0", 9000)
+    assert finding.diagnosis.cause.code == "interface-down"
+    assert finding.fixes[0].fix.commands == ("ip link set dev wg0 up",)
+
+
+def test_a_default_route_that_only_another_table_knows_leads_clients_out():
+    """egress-unreachable: table main gets it back."""
+    away = tuple(replace(r, table=77) if not r.dst.prefixlen else r for r in HEALTHY.routes)
+    pod = settled(
+        with_peers(replace(HEALTHY, routes=away), CLIENT), all_forwarding=1, eth0_forwarding=1, wg0_forwarding=1
+    )
+    finding = of(pod, Kind.EGRESS)
+    assert finding.diagnosis.cause.code == "egress-unreachable"
+    assert finding.fixes[0].fix.id.startswith("default-route")
+
+
+def test_more_popular_advice_is_called_wrong():
+    """rp_filter alone, Table = off, hostNetwork: each is computed, and what would come of it is said."""
+    wrong = " ".join(of(settled(wg_quicked(), eth0_rp_filter=1), Kind.BALANCER).wrong_advice)
+    assert "rp_filter = 0 or 2 alone does not mend it" in wrong
+    assert "its answer leaves by wg0" in wrong
+    assert "takes the tunnel away with the fault" in wrong
+    assert "leaves by eth0 then, outside the tunnel" in wrong
+    assert "hostNetwork: true moves it to the node" in wrong
+    loose = " ".join(of(wg_quicked(), Kind.BALANCER).wrong_advice)
+    assert "rp_filter" not in loose

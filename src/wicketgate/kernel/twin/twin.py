@@ -405,6 +405,9 @@ def check_command(argv: Sequence[str]) -> None:
         values = [word.partition("=") for word in words[2:]]
         if words[1:2] != ["-w"] or not all(rebuild.settable(name) and value.isdecimal() for name, _, value in values):
             raise StateError(f"{line}: this setting is not changed in a twin")
+    elif words[:4] == ["ip", "link", "set", "dev"]:
+        if len(words) != 6 or words[5] not in ("up", "down"):
+            raise StateError(f"{line}: this command is not run in a twin")
     elif words[0] == "ip":
         if not re.fullmatch(r"-[46]", words[1]) or words[2] not in ("rule", "route"):
             raise StateError(f"{line}: this command is not run in a twin")
