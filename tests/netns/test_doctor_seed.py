@@ -52,13 +52,15 @@ def test_the_rule_is_named_and_the_first_fix_works(seed, rp, valid_mark):
     assert not connects(seed, timeout=0.3)
 
 
-def test_every_fix_works_on_the_kernel(seed):
+@pytest.mark.parametrize(("rp", "mark"), [(0, "mark-answers"), (1, "mark-answers+src-valid-mark")])
+def test_every_fix_works_on_the_kernel(seed, rp, mark):
     """Each fix that has commands, also the ones behind the first, in IPv4 and IPv6; undone, the fault is back."""
-    filters(seed, 0, 0)
+    filters(seed, rp, 0)
     _, report = doctor(seed)
     for family, source in ((4, "203.0.113.9"), (6, "2001:db8:203::9")):
         fixes = [fix for fix in flow_to(report, source=source)["fixes"] if fix["commands"]]
-        assert len(fixes) >= 2
+        ids = [fix["id"] for fix in fixes]
+        assert ids == ["source-rule", "sport-rule", mark if family == 4 else "mark-answers"]
         for fix in fixes:
             paste(seed, fix["commands"])
             assert connects(seed, family), fix["id"]

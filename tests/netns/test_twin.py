@@ -56,7 +56,9 @@ def test_the_seeds_fixes_work_in_the_twin(place):
     """Source rule, sport rule and bound listener: proved by model and twin, without a note."""
     snapshot = with_tunnel(place(TUNNEL, CAPTURE), GREEDY)
     found = examined(snapshot, stranger_to())
-    assert proofs(the(found)) == {"source-rule": BOTH, "sport-rule": BOTH, "bind-listener-to-uplink": BOTH}
+    assert proofs(the(found)) == {
+        "source-rule": BOTH, "sport-rule": BOTH, "mark-answers": BOTH, "bind-listener-to-uplink": BOTH,
+    }  # fmt: skip
     assert told(found, "twin") == []
 
 

@@ -78,7 +78,8 @@ def _astray(diagnosis: Diagnosis) -> str:
 def _guilty(snapshot: Snapshot, diagnosis: Diagnosis) -> Rule | None:
     """The rule to blame, when it leads to a table whose default route is a tunnel's."""
     where = diagnosis.cause.where if diagnosis.cause is not None else ""
-    rule = next((each for each in snapshot.rules if rule_line(each) == where), None)
+    version = diagnosis.concern.flow.destination.version  # a rule of the other family may read the same
+    rule = next((each for each in snapshot.rules if each.family == version and rule_line(each) == where), None)
     if rule is None or rule.action != "lookup" or rule.table == RT_TABLE_MAIN:
         return None
     ways = [hop.oif for r in snapshot.routes if r.table == rule.table and not r.dst.prefixlen for hop in r.nexthops]
@@ -96,10 +97,11 @@ def _table_off(walkers: Walkers, snapshot: Snapshot, diagnosis: Diagnosis) -> tu
             continue
         before, after = now.trace(own.flow), off.trace(own.flow)
         if is_tunnel(snapshot, before.egress) and after.egress and not is_tunnel(snapshot, after.egress):
-            return (
+            words = (
                 f"`Table = off`, or deleting `{rule_line(rule)}`, takes the tunnel away with the fault: what this host sends "
-                f"to {own.flow.destination} leaves by {after.egress} then, outside the tunnel",
+                f"to {own.flow.destination} leaves by {after.egress} then, outside the tunnel"
             )
+            return (words,)
     return ()
 
 
@@ -111,8 +113,6 @@ def _host_network(walkers: Walkers, snapshot: Snapshot, diagnosis: Diagnosis) ->
     for own in own_traffic(snapshot):
         out = walkers.of(snapshot).trace(own.flow)
         if own.flow.destination.version == rule.family and is_tunnel(snapshot, out.egress):
-            return (
-                f"hostNetwork: true moves it to the node: there the same rule sends what the node sends itself into "
-                f"{out.egress}",
-            )
+            where = f"there the same rule sends what the node sends itself into {out.egress}"
+            return (f"hostNetwork: true moves it to the node: {where}",)
     return ()

@@ -143,13 +143,14 @@ def _home_route(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
 def _refusing(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
     """A blackhole, unreachable or prohibit route or rule."""
     where = diagnosis.cause.where if diagnosis.cause else ""
+    version = diagnosis.concern.flow.destination.version  # rules of both families may read the same
     for rule in snapshot.rules:
-        if rule_line(rule) == where and not rule.unknown:
+        if rule.family == version and rule_line(rule) == where and not rule.unknown:
             commands = (rule_command("del", rule),), (rule_command("add", rule),)
             yield Fix("remove-rule", "remove the rule that refuses", *commands, remove_rules((rule,)))
             return
     for route in snapshot.routes:
-        if route_line(route) == where and not route.unknown:
+        if route.family == version and route_line(route) == where and not route.unknown:
             commands = (route_command("del", route),), (route_command("add", route),)
             yield Fix("remove-route", "remove the route that refuses", *commands, remove_route(route))
             return

@@ -95,8 +95,15 @@ def accept_mark(snapshot: Snapshot, _diagnosis: Diagnosis) -> Iterator[Fix]:
 def _guilty(snapshot: Snapshot, diagnosis: Diagnosis) -> Rule | None:
     """The rule to blame, when it is one that leaves a mark out."""
     where = diagnosis.cause.where if diagnosis.cause is not None else ""
+    version = diagnosis.concern.flow.destination.version  # a rule of the other family may read the same
     for rule in snapshot.rules:
-        if rule.invert and rule.fwmark and rule.fwmask == FULL_MASK and rule_line(rule) == where:
+        if (
+            rule.family == version
+            and rule.invert
+            and rule.fwmark
+            and rule.fwmask == FULL_MASK
+            and rule_line(rule) == where
+        ):
             return rule
     return None
 

@@ -53,7 +53,8 @@ def is_told(snapshot: Snapshot) -> bool:
         return False
     if any(map(is_hole, snapshot.rules)) or any(map(is_hole, snapshot.routes)):
         return False
-    return not _missing_parameters(snapshot) and f'"{HIDDEN}"' not in (firewall.nft_json or "")
+    settings = all(f"net.ipv4.conf.all.{key}" in snapshot.sysctls for key in _TRIED)
+    return settings and f'"{HIDDEN}"' not in (firewall.nft_json or "")
 
 
 def suppose(

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from wicketgate.netpath.concerns import Concern, Kind, connected, is_tunnel
+from wicketgate.netpath.concerns import Concern, Kind, connected, endpoint, is_tunnel
+from wicketgate.netpath.packet import Ends
 from wicketgate.netpath.round_trip import there_and_back
-from wicketgate.netpath.snapshot import Snapshot
+from wicketgate.netpath.snapshot import IPAddress, Snapshot
 from wicketgate.netpath.step import (
     CheckStep,
     CryptokeyStep,
@@ -29,6 +30,15 @@ _CODES = MappingProxyType({"no-route": "egress-unreachable"})
 ACCEPT_MARK = "net.ipv4.tcp_fwmark_accept"  # of both families (inet_request_mark)
 _ASTRAY = ("reply-into-tunnel", "reply-wrong-uplink", "local-subnet-captured")
 _MEANT_FOR_HERE = (Kind.BALANCER, Kind.KUBELET, Kind.CLIENT)
+# How a packet ends that a NAT rule has sent to where it is not wanted.
+_SEEN_ELSEWHERE = (
+    "forwarding-off",
+    "no-route",
+    "no-listener",
+    "listener-wrong-address",
+    "forward-drop",
+    "blackhole-route",
+)
 _TUNNEL_KINDS = ("wireguard", "tun")
 
 
@@ -169,18 +179,27 @@ def _of_a_lost_mark(walker: Walker, found: Diagnosis, cause: Cause) -> Cause | N
 def _translated_away(found: Diagnosis) -> Cause | None:
     """A packet for this host's listener or WireGuard port that a NAT rule sends to another host."""
     forward = found.forward
-    if found.concern.kind not in _MEANT_FOR_HERE or forward.verdict is not Verdict.FORWARDED:
+    if found.concern.kind not in _MEANT_FOR_HERE:
+        return None
+    if forward.verdict is not Verdict.FORWARDED and forward.code not in _SEEN_ELSEWHERE:
         return None
     nat = [s for s in forward.steps if isinstance(s, TranslationStep) and s.before is not None and not s.layer]
-    changed = [s for s in nat if s.after is not None and s.after.destination != s.before.destination]  # type: ignore[union-attr]
+    changed = [
+        s for s in nat if s.before is not None and s.after is not None and _receiver(s.before) != _receiver(s.after)
+    ]
     if not changed:
         return None
     flow = found.concern.flow
+    end = f"leaves by {forward.egress}" if forward.verdict is Verdict.FORWARDED else f"ends there: {forward.reason}"
     words = (
         f"The rule gives what is sent to {flow.destination} port {flow.destination_port} the destination "
-        f"{forward.packet.destination}, and it leaves by {forward.egress}: what listens here never sees it."
+        f"{endpoint(forward.packet.destination, forward.packet.destination_port)}, and it {end}. What listens here never sees it."
     )
     return Cause("dnat-elsewhere", "firewall rule", changed[0].object, words)
+
+
+def _receiver(ends: Ends) -> tuple[IPAddress, int]:
+    return ends.destination, ends.destination_port
 
 
 def _captured(snapshot: Snapshot, found: Diagnosis) -> Cause | None:

@@ -16,7 +16,7 @@ from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.concerns import Concern, Kind, find
 from wicketgate.netpath.flow import Flow
-from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Rule, Surroundings, Unread
+from wicketgate.netpath.snapshot import Address, Firewall, ListeningSocket, NextHop, Route, Rule, Surroundings, Unread
 from wicketgate.netpath.verdict import Verdict
 
 VERDICTS = {str(each) for each in Verdict}
@@ -391,7 +391,7 @@ def test_a_lost_mark_is_named_and_may_be_kept():
     assert kept.commands == ("sysctl -w net.ipv4.tcp_fwmark_accept=1",)
 
 
-def asked(pod, source, destination, protocol="udp", iif=None, port=9):
+def asked(pod, source, destination, protocol="udp", iif=None, port=9):  # noqa: PLR0917
     flow = Flow(
         ip_address(source),
         ip_address(destination),
@@ -471,3 +471,23 @@ def test_more_popular_advice_is_called_wrong():
     assert "hostNetwork: true moves it to the node" in wrong
     loose = " ".join(of(wg_quicked(), Kind.BALANCER).wrong_advice)
     assert "rp_filter" not in loose
+
+
+def test_the_rule_of_the_right_family_is_removed():
+    """Both families may have a rule that reads the same."""
+    four, six = (Rule(family, 90, action="unreachable", protocol=3) for family in (4, 6))
+    address = Address("eth0", 2, ip_interface("2001:db8::2/64"))
+    routes = (
+        Route(ip_network("2001:db8::2/128"), 255, "local", (NextHop("eth0"),), protocol=2),
+        Route(ip_network("::/0"), nexthops=(NextHop("eth0", ip_address("2001:db8::1")),), protocol=3),
+    )
+    rules = (*HEALTHY.rules[:1], four, *HEALTHY.rules[1:], Rule(6, 0, table=255), six, Rule(6, 32766, table=254))
+    listening = ListeningSocket("tcp", 6, ip_address("::"), 9000, v6only=True, mark=0)
+    pod = replace(
+        HEALTHY, addresses=(*HEALTHY.addresses, address), routes=(*HEALTHY.routes, *routes), rules=rules,
+        sockets=(*HEALTHY.sockets, listening),
+    )  # fmt: skip
+    by_family = {each.diagnosis.concern.flow.destination.version: each for each in examine(pod).broken}
+    for family in (4, 6):
+        assert by_family[family].diagnosis.cause.code == "blackhole-route"
+        assert by_family[family].fixes[0].fix.commands[0].startswith(f"ip -{family} rule del")
