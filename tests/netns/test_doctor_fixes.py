@@ -54,8 +54,10 @@ def test_a_lost_mark_is_kept_by_the_setting(tunnelled):
         tunnelled.pod.run("nft", "delete", "table", "inet", "marks")
 
 
-@pytest.mark.parametrize("to", ["10.44.0.77", f"10.44.0.2:{PORT + 1}"])
-@pytest.mark.parametrize("tool", ["nft", "iptables-nft", "iptables-legacy"])
+@pytest.mark.parametrize("to", ["10.44.0.77", pytest.param(f"10.44.0.2:{PORT + 1}", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "tool", ["nft", *(pytest.param(f"iptables-{k}", marks=pytest.mark.slow) for k in ("nft", "legacy"))]
+)
 def test_a_translation_that_takes_the_port_away(pod, tool, to):
     """To another host, or to a port where nobody listens; with an exception before the rule the listener is reached."""
     pod.pod.run("sh", "-ec", dnat(tool, "add", to))
