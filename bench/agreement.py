@@ -57,6 +57,7 @@ ROUTED_ALIKE = 20  # packets into a tunnel before its routes are others
 
 # What a ruleset's text has when it has the feature.
 FILTER_FEATURES = {
+    "ipset": r"-m set ",
     "nft": r"^table ", "nft sets": r"@(plain|wide|pairs|ports)", "nft concatenations": r"saddr \. ip6? daddr|@pairs",
     "nft verdict maps": r"vmap", "nft maps": r" map \{", "nft jump, goto": r"(jump|goto) u\d", "nft fib": r"\bfib ",
     "nft payload": r"@(th|nh),", "nft ct": r"\bct ", "nft marks": r"meta mark", "nft nat": r"dnat|snat|masquerade|redirect",

@@ -33,6 +33,20 @@ FIELDS: tuple[Any, ...] = (
     {"payload": {"base": "nh", "offset": 96, "len": 32}}, {"concat": [{"meta": {"key": "iifname"}}, {"ct": {"key": "mark"}}]},
 )  # fmt: skip
 
+SETS = (
+    "create list list:set size 4\nadd list list\nadd list ports\ncreate ports bitmap:port range 1-90\nadd ports 80\n"
+    "create pair hash:net,port,net family inet\nadd pair 192.0.2.0/24,tcp:80,10.0.0.2\ncreate odd hash:ip,mark markmask 0xff\n"
+    "add odd 192.0.2.9,0x5\ncreate dev hash:net,iface\nadd dev 192.0.2.0/24,eth wildcard\ncreate mac bitmap:ip,mac range 10.0.0.0/24\n"
+)  # fmt: skip
+ASKS = (
+    "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    + "".join(
+        f"-A INPUT -m set --match-set {name} src,dst,dst -j DROP\n"
+        for name in ("list", "ports", "pair", "odd", "dev", "mac")
+    )
+    + "COMMIT\n"
+)
+
 
 def ruleset(firewall: Firewall) -> None:
     rules = Ruleset(Snapshot(0, firewall=firewall))
@@ -107,15 +121,23 @@ def test_damaged_listings_are_judged_or_refused() -> None:
     """Whatever happens to a listing: it ends, with a verdict or with the error for users."""
     seed = random.SystemRandom().randrange(2**32)
     chance = random.Random(seed)
-    texts = [path.read_text() for path in sorted(CORPUS.glob("*.iptables"))]
+    texts = [path.read_text() for path in sorted(CORPUS.glob("*.ip*tables"))]
+    sets = "".join(path.read_text() for path in sorted(CORPUS.glob("*.ipset"))) + SETS
     judged = refused = 0
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         text = damaged_text(chance, chance.choice(texts))
         rules = random_json(chance)
+        ipset = damaged_text(chance, sets)
         for firewall in (
             Firewall(
-                nft_json="", nft_text="", iptables_nft=text, ip6tables_nft=text, iptables_legacy="", ip6tables_legacy=""
+                nft_json="",
+                nft_text="",
+                iptables_nft=text,
+                ip6tables_nft=text,
+                iptables_legacy=ASKS,
+                ip6tables_legacy="",
+                ipset=ipset,
             ),
             Firewall(
                 nft_json=rules, nft_text="", iptables_nft="", ip6tables_nft="", iptables_legacy="", ip6tables_legacy=""
@@ -127,5 +149,5 @@ def test_damaged_listings_are_judged_or_refused() -> None:
             except InputError:
                 refused += 1
             except Exception as error:
-                raise AssertionError(f"seed {seed}: {text if firewall.iptables_nft else rules}") from error
+                raise AssertionError(f"seed {seed}: {text + ipset if firewall.iptables_nft else rules}") from error
     assert judged > 50, (judged, refused)

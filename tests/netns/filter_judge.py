@@ -130,11 +130,22 @@ class Judge:
         self.tap = tap
         self.tally = Tally()
         self._nonce = 1
+        self._sets = False
 
     def load(self, rules: Rules) -> str:
         """Put the rules in place. What the tools say when they refuse."""
         pod = self.stand.pod
         script = ["nft flush ruleset"]
+        if rules.ipset or self._sets:
+            # A set can be taken away when no rule asks for it any more.
+            script += [
+                f"grep -qs . /proc/net/{tool.split('tables')[0]}_tables_names && {tool} <<'END'\n{_EMPTY}END"
+                for tool in ("iptables-legacy-restore", "ip6tables-legacy-restore")
+            ]
+            # nf_tables lets go of a rule's objects a moment after the rule is gone.
+            script.append("ipset flush; for _ in $(seq 200); do ipset destroy 2>/dev/null && break; sleep 0.02; done")
+            script.append(f"ipset restore <<'END' || exit 9\n{rules.ipset}END")
+            self._sets = bool(rules.ipset)
         for tool in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             if tool not in dict(rules.restore):
                 script.append(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from random import Random
 
@@ -17,6 +17,11 @@ PREFIXES = {
     4: ("10.99.0.0/24", "10.98.0.0/16", "172.16.0.0/20", "0.0.0.0/1", "10.0.0.0/8"),
     6: ("fd99::/64", "fd98::/16", "fd72::/64", "8000::/1", "fd00::/8"),
 }
+# Their names without the family, and how many directions they need
+SETS = (
+    ("ip", 1), ("masked", 1), ("net", 1), ("ip-port", 2), ("ip-port-ip", 3), ("net-port", 2), ("net-iface", 2),
+    ("ip-port-net", 3), ("ports", 1), ("list", 1), ("bits", 1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,10 @@ class Rules:
 
     nft: str = ""
     restore: tuple[tuple[str, str], ...] = ()
+    ipset: str = ""  # for `ipset restore`, before the others
 
     def spelled(self) -> str:
-        return "\n".join([self.nft, *(f"## {tool}\n{text}" for tool, text in self.restore if text)])
+        return "\n".join([self.ipset, self.nft, *(f"## {tool}\n{text}" for tool, text in self.restore if text)])
 
 
 class Maker:
@@ -322,6 +328,7 @@ class Maker:
             f"-m devgroup --src-group {self.one(('0x0', '0x7'))}" if chain in ("PREROUTING", "INPUT", "FORWARD") else "-m length --length 20:",
             f"-m {'ttl --ttl-' if family == 4 else 'hl --hl-'}{self.one(('lt 60', 'eq 64', 'gt 40'))}",
         ]  # fmt: skip
+        choices += [f"-m set {negate}--match-set {self.match_set(family)}"] * 3
         if chain in ("PREROUTING", "INPUT", "FORWARD"):
             choices += [f"{negate}-i {self.one(('up0', 'far0', 'up+'))}"] * 2
             if chain == "PREROUTING":
@@ -336,6 +343,54 @@ class Maker:
             choices.append(f"-m owner {negate}--uid-owner {self.one(('0', '1000', '0-5'))}")
             choices.append(f"-m owner {negate}--gid-owner {self.one(('0', '1000'))}")
         return self.one(choices)
+
+    def match_set(self, family: int) -> str:
+        """A set of `ipset` and its directions; now and then fewer than it needs, or one of the other family."""
+        name, parts = self.one(SETS)
+        family = self.one((family,) * 9 + (10 - family,))
+        if self.maybe(5):
+            parts -= 1
+        directions = ",".join(self.one(("src", "dst")) for _ in range(max(parts, 1)))
+        return f"{name}{family} {directions}" + self.one(("",) * 5 + (" --return-nomatch",))
+
+    def ipset(self) -> str:
+        """All of `SETS`, for both families."""
+        lines = []
+        for family, inet in ((4, "inet"), (6, "inet6")):
+            make = {
+                "ip": "hash:ip", "masked": f"hash:ip netmask {self.one((24, 30) if family == 4 else (64, 112))}", "net": "hash:net",
+                "ip-port": "hash:ip,port", "ip-port-ip": "hash:ip,port,ip", "net-port": "hash:net,port",
+                "net-iface": "hash:net,iface", "ip-port-net": "hash:ip,port,net",
+            }  # fmt: skip
+            for name, kind in make.items():
+                first, _, rest = kind.partition(" ")
+                lines.append(f"create {name}{family} {first} family {inet} {rest}".rstrip())
+                for _ in range(self.chance.randint(0, 5)):
+                    nomatch = " nomatch" if "net" in first and self.maybe(25) else ""
+                    lines.append(f"add {name}{family} {self.element(first, family)}{nomatch} -exist")
+            lines.append(f"create ports{family} bitmap:port range 50-9000")
+            lines += [f"add ports{family} {port}" for port in self.some(PORTS[:-1])]
+            lines.append(f"create list{family} list:set size 4")
+            lines += [f"add list{family} {name}{family}" for name in self.some(("ip", "net", "ports"), 2)]
+        lines.append("create bits4 bitmap:ip range 10.99.0.0/24")
+        lines += [f"add bits4 10.99.0.{self.one((1, 2, 3, 11, 77))} -exist" for _ in range(2)]
+        lines.append("create bits6 hash:net family inet6")
+        return "\n".join(lines) + "\n"
+
+    def element(self, kind: str, family: int) -> str:
+        words = []
+        for part in kind.partition(":")[2].split(","):
+            if part == "ip":
+                words.append(self.address(family))
+            elif part == "net":
+                prefixes = [each for each in PREFIXES[family] if not each.startswith("0.")]
+                words.append(self.one((self.address(family), self.one(prefixes))))
+            elif part == "port":
+                ping = "icmp:echo-request" if family == 4 else "icmpv6:echo-request"
+                words.append(self.one((f"udp:{self.one(PORTS)}", f"tcp:{self.one(PORTS)}", ping)))
+            else:
+                words.append(self.one(("up0", "far0")))
+        return ",".join(words)
 
     def ipt_target(self, family: int, table: str, chain: str, words: str, users: tuple[str, ...]) -> str:
         choices = ["-j ACCEPT", "-j RETURN", ""]
@@ -442,7 +497,9 @@ class Maker:
                 name = tool if family == 4 else tool.replace("ip", "ip6", 1)
                 if wanted:
                     restore.append((f"{name}-restore", self.ipt(family)))
-        return Rules(self.nft() if "nft" in kind else "", tuple(restore))
+        made = Rules(self.nft() if "nft" in kind else "", tuple(restore))
+        asks = any("--match-set" in text for _, text in restore)
+        return replace(made, ipset=self.ipset()) if asks else made
 
     def flow(self, number: int) -> Packet:
         """A packet that no earlier one is like: its source port is its number's."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from wicketgate.errors import StateError
 from wicketgate.kernel.hidden_matches import reveal
+from wicketgate.kernel.ipsets import ipsets
 from wicketgate.kernel.nft_tables import TableKey, nft_tables
 from wicketgate.kernel.process import run
+from wicketgate.netpath.netfilter.ipsets import asks_for_sets
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN, mixed_tables, table_names
 from wicketgate.netpath.netfilter.nft.told_by_text import completed
 from wicketgate.netpath.snapshot import Firewall, Unread
@@ -63,7 +65,18 @@ async def read_firewall() -> tuple[Firewall, tuple[Unread, ...]]:
     )
     nft_json, nft_text = await reveal(completed(nft_json, nft_text), nft_text)
     texts = {name: listing.result() for name, listing in theirs.items()}
-    return Firewall(nft_json=nft_json, nft_text=nft_text, **texts), tuple(unread)
+    sets = _ipsets(texts.values(), unread)
+    return Firewall(nft_json=nft_json, nft_text=nft_text, **texts, ipset=sets), tuple(unread)
+
+
+def _ipsets(texts: Iterable[str | None], unread: list[Unread]) -> str | None:
+    if not any(asks_for_sets(text or "") for text in texts):
+        return None
+    try:
+        return ipsets()
+    except StateError as error:
+        unread.append(Unread("ipset save", str(error)))
+        return None
 
 
 _Listings = Mapping[str, "asyncio.Future[str | None]"]

@@ -10,7 +10,7 @@ While nobody asks, an event costs a flag. What each part rests on:
 |---|---|
 | rules | their events |
 | routes | their events; events of links, addresses and nexthop objects, with which routes go without a word |
-| firewall | nftables' commits; legacy iptables' tables are compared at each `current()`, without a program |
+| firewall | nftables' commits; legacy iptables' tables and ipsets are compared at each `current()`, without a program |
 | links, addresses, neighbours, settings, sockets, WireGuard devices | no event tells all of it: read at each `current()` |
 
 For who subscribes there is `run()`: it reads again what went without an event, lists the firewall when it changed, and
@@ -34,6 +34,7 @@ from wicketgate.clock import Clock, SystemClock
 from wicketgate.errors import StateError
 from wicketgate.kernel import events, sysctl
 from wicketgate.kernel.ears import Ears, places_of
+from wicketgate.kernel.ipsets import ipsets
 from wicketgate.kernel.legacy_tables import fingerprints
 from wicketgate.kernel.listings import read_firewall
 from wicketgate.kernel.live_changes import Teller
@@ -44,6 +45,7 @@ from wicketgate.kernel.snapshot import read_sockets, read_wireguard
 from wicketgate.kernel.subscription import Subscription
 from wicketgate.kernel.wg_common import UAPI_DIR
 from wicketgate.netpath.change import RESTLESS, Action, StateChange, What, quiet
+from wicketgate.netpath.netfilter.ipsets import settled
 from wicketgate.netpath.snapshot import Firewall, Neighbour, Snapshot, Unread
 
 # What moves by itself in listings: nft's counters and its JSON's, iptables-save's, and the dates in its comments
@@ -276,7 +278,7 @@ class LiveSnapshot:
             now = None  # no right; then the listing says so
         listing = self._held.get(Part.FIREWALL)
         deaf = self._ears.no_nft and listing is not None and listing.nft_text is not None
-        if deaf or now != self._fingerprints:
+        if deaf or now != self._fingerprints or _other_ipsets(listing):
             self._stale.add(Part.FIREWALL)
         self._fingerprints = now
 
@@ -383,8 +385,9 @@ def _same(part: Part, before: Any, value: Any) -> bool:
 
 def _rules_alone(firewall: Firewall) -> tuple[str | None, ...]:
     """The listings without packet counters and the dates in iptables-save's comments."""
-    texts = (getattr(firewall, each.name) for each in fields(firewall))
-    return tuple(None if text is None else _MOVING.sub("", text) for text in texts)
+    texts = (getattr(firewall, each.name) for each in fields(firewall) if each.name != "ipset")
+    plain = (None if text is None else _MOVING.sub("", text) for text in texts)
+    return (*plain, *(settled(firewall.ipset or "")))
 
 
 def _matters(part: Part, before: Any, value: Any) -> bool:
@@ -402,3 +405,13 @@ def _matters(part: Part, before: Any, value: Any) -> bool:
 
 def _failed(neighbours: Iterable[Neighbour]) -> set[tuple[str, object]]:
     return {(each.ifname, each.ip) for each in neighbours if each.state & NUD_FAILED}
+
+
+def _other_ipsets(listing: Firewall | None) -> bool:
+    """No event tells of ipsets; they are compared where a rule asks for one."""
+    if listing is None or listing.ipset is None:
+        return False
+    try:
+        return settled(ipsets()) != settled(listing.ipset)
+    except StateError:
+        return True

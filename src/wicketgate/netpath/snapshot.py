@@ -201,6 +201,7 @@ class Firewall:
     ip6tables_nft: str | None = None
     iptables_legacy: str | None = None
     ip6tables_legacy: str | None = None
+    ipset: str | None = None  # ipset save; None also where no rule asks for a set
 
 
 @dataclass(frozen=True, slots=True)

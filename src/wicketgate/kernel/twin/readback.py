@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from wicketgate.kernel.twin.rebuild import routes_in_order, rules_in_order, settable
 from wicketgate.kernel.twin.walls import managed, tables_of
 from wicketgate.netpath.lookup import route_line, rule_line
+from wicketgate.netpath.netfilter.ipsets import settled
 from wicketgate.netpath.snapshot import Firewall, ListeningSocket, Snapshot
 
 _COUNTED = re.compile(r" ?counter packets \d+ bytes \d+| expires [0-9a-z]+| ?last used \S+| used \d+ \w*bytes")
@@ -115,6 +116,8 @@ def _firewall(original: Firewall, twin: Firewall) -> Iterator[str]:
         if there.get(key) != text:
             yield f"the firewall table {' '.join(key)}{_first_difference(text, there.get(key, ''))}"
     yield from (f"a firewall table too many: {' '.join(key)}" for key in there if key not in wanted)
+    if settled(original.ipset or "") != settled(twin.ipset or ""):
+        yield "the ipsets"
     # Those of iptables run by their priorities alone, and legacy ones are listed the other way round each time.
     order = [key for key in wanted if key in there and key[0] == "nft"]
     if order != [key for key in there if key in wanted and key[0] == "nft"]:

@@ -112,7 +112,7 @@ class Twin:
         snapshot = self.snapshot
         firewall = snapshot.firewall
         text = sum(len(each or "") for each in (firewall.nft_text, firewall.iptables_nft, firewall.ip6tables_nft,
-                                                firewall.iptables_legacy, firewall.ip6tables_legacy))  # fmt: skip
+                                                firewall.iptables_legacy, firewall.ip6tables_legacy, firewall.ipset))  # fmt: skip
         for what, count, most in (
             ("interfaces", len(snapshot.links), _MOST_LINKS),
             ("routes", len(snapshot.routes), _MOST_ROUTES),

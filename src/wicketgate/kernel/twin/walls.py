@@ -116,6 +116,18 @@ def check_iptables_words(words: list[str], where: str) -> None:
             raise StateError(f"{where}: {word!r} is no extension's name")
 
 
+def check_ipsets(text: str) -> None:
+    """Refuse what is not made of sets and elements.
+
+    Raises:
+        StateError: there is such a line.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if words and (words[0] not in ("create", "add") or any(each.startswith("-") for each in words)):
+            raise StateError(f"ipset restore: line {number} neither makes a set nor adds to one")
+
+
 def load(firewall: Firewall) -> tuple[str, ...]:
     """Load it; what was refused, in words.
 
@@ -126,6 +138,9 @@ def load(firewall: Firewall) -> tuple[str, ...]:
     text = nft_text(firewall)
     if text:
         complaints += _complaint("nft -f", _run(["nft", "-f", "-"], text))
+    if firewall.ipset:
+        check_ipsets(firewall.ipset)
+        complaints += _complaint("ipset restore", _run(["ipset", "restore"], firewall.ipset))
     for name, tool, _ in _RESTORES:
         listing = getattr(firewall, name)
         if listing and "*" in listing:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from wicketgate.netpath.change import Action, Difference, What, ordered_difference
+from wicketgate.netpath.netfilter.ipsets import settled
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN
 from wicketgate.netpath.snapshot import Firewall
 
@@ -46,6 +47,24 @@ def firewall_differences(before: Firewall, after: Firewall) -> Iterator[Differen
         was, now = getattr(before, name), getattr(after, name)
         if was is not None and now is not None and was != now:
             yield from _iptables(name.replace("_", "-"), was, now)
+    if before.ipset is not None and after.ipset is not None and before.ipset != after.ipset:
+        yield from _ipsets(before.ipset, after.ipset)
+
+
+def _ipsets(before: str, after: str) -> Iterator[Difference]:
+    was, now = settled(before), settled(after)
+    old, new = set(was), set(now)
+    gone = {line.split()[1] for line in was if line.startswith("create ")} - {
+        line.split()[1] for line in now if line.startswith("create ")
+    }
+    for line in was:
+        verb, name, *rest = line.split()
+        if line not in new and name in gone and verb == "create":
+            yield Difference(What.IPTABLES, Action.REMOVED, f"ipset destroy {name}")
+        elif line not in new and name not in gone and verb == "add":
+            yield Difference(What.IPTABLES, Action.REMOVED, f"ipset del {name} {rest[0]}")
+    for line in sorted(new - old, key=lambda line: line.startswith("add ")):
+        yield Difference(What.IPTABLES, Action.ADDED, f"ipset {line}")
 
 
 def _iptables_tables(firewall: Firewall) -> set[tuple[str, str]]:

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from ipaddress import IPv4Address
 
 from wicketgate.netpath import source_address
 from wicketgate.netpath.lookup import Answer, Question, Refused, Unsure
+from wicketgate.netpath.netfilter.ipsets import IpSet, parse_ipsets
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import RT_TABLE_LOCAL, Address, Family, IPAddress, Link, Route, Snapshot
 
 _IFA_F_SECONDARY = 0x01  # linux/if_addr.h
 _IFA_F_UNUSABLE6 = 0x08 | 0x40  # dadfailed, tentative
+_SET_TARGET = re.compile(r" -j SET .*?--(?:add|del)-set (\S+)")
 _REFUSED6 = {"EINVAL": "blackhole", "EACCES": "prohibit"}  # __nft_fib6_eval_type
 
 
@@ -106,6 +109,20 @@ class Facts:
     def way(self, question: Question) -> Answer:
         """Ask the rules and tables (fib_lookup, ip6_route_lookup)."""
         return self.routing.lookup(question)
+
+    @cached_property
+    def ipsets(self) -> dict[str, IpSet]:
+        """By name; those of the snapshot, which has all of them where a rule asks for one."""
+        return parse_ipsets(self.snapshot.firewall.ipset or "")
+
+    @cached_property
+    def changed_ipsets(self) -> frozenset[str]:
+        """Those that rules put something in, or take it out of: a packet may do so on its own way."""
+        firewall = self.snapshot.firewall
+        texts = (
+            firewall.iptables_nft, firewall.ip6tables_nft, firewall.iptables_legacy, firewall.ip6tables_legacy,
+        )  # fmt: skip
+        return frozenset(found for text in texts if text for found in _SET_TARGET.findall(text))
 
     def addresses(self, ifname: str, family: Family) -> tuple[Address, ...]:
         """The usable addresses of an interface: primary ones of IPv4, past duplicate detection of IPv6."""

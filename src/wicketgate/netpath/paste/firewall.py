@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from wicketgate.netpath.netfilter.ipsets import asks_for_sets
 from wicketgate.netpath.paste.holes import Holes
 from wicketgate.netpath.paste.nft_text import PasteCutError, depth_of, is_complete, nft_json
 from wicketgate.netpath.paste.sort import Sorted
@@ -29,7 +30,10 @@ def firewall_of(found: Sorted, holes: Holes, words: list[str], families: set[Fam
     if json_text is not None:
         rules = json_text.count('{"rule":')
         words.append(f"nftables, {rules} rule{'' if rules == 1 else 's'}")
-    return Firewall(nft_json=json_text, nft_text=text, **parts)
+    ipset = "\n".join(found.ipsets) + "\n" if found.ipsets else None
+    if ipset is None and any(asks_for_sets(each or "") for each in parts.values()):
+        holes.add("ipset save", "ipset save")
+    return Firewall(nft_json=json_text, nft_text=text, **parts, ipset=ipset)
 
 
 def _tables(family: Family, found: Sorted, holes: Holes, *, told: bool) -> dict[_Part, str | None]:

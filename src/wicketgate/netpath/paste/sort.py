@@ -7,6 +7,7 @@ the table, which iptables.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from wicketgate.netpath.paste import links, quick_log, routes, rules, sockets, sysctls, tables_text, wireguard
@@ -15,6 +16,9 @@ from wicketgate.netpath.paste.nft_text import depth_of, is_table_line
 from wicketgate.netpath.paste.tables_text import Origin, Saved
 from wicketgate.netpath.snapshot import Family
 
+_IPSET = re.compile(
+    r"create \S+ (?:hash|bitmap|list):[a-z,]+\b|add \S+ [^\s-]\S*(?: (?:timeout|nomatch|wildcard|packets|bytes|comment)\b.*)?$"
+)
 # What people paste instead, and what says more.
 _LESS = (
     ("Chain ", "`iptables -L` leaves out tables and interfaces: paste iptables-save"),
@@ -53,6 +57,7 @@ class Sorted:
     nft_seen: bool = False
     nft_json: str = ""
     saved: list[Saved] = field(default_factory=list)
+    ipsets: list[str] = field(default_factory=list)
     wireguard: list[str] = field(default_factory=list)
     sockets: list[str] = field(default_factory=list)
     sockets_of: set[str] = field(default_factory=set)
@@ -224,6 +229,9 @@ class _Sorter:
     def _rest(self, stripped: str, line: str) -> bool:
         if sockets.is_socket_line(line):
             self.found.sockets.append(line)
+            return True
+        if _IPSET.match(stripped):
+            self.found.ipsets.append(stripped)
             return True
         said = sysctls.setting_of(stripped)
         if said is not None:

@@ -107,6 +107,9 @@ def status(run: Run) -> tuple[int, int]:
     value = 0
     if not fresh:
         value |= names.CT_STATUS["confirmed"] | names.CT_STATUS["seen-reply"]
+    elif run.iif == "lo":
+        # On its way out to `lo` it was confirmed, behind POSTROUTING (nf_confirm), and kept its connection.
+        value |= names.CT_STATUS["confirmed"]
     if is_source_nat(run):
         value |= names.CT_STATUS["snat"]
     if is_destination_nat(run):

@@ -56,7 +56,6 @@ _REASONS = {
     "string": "looks into the payload",
     "u32": "looks into the payload",
     "bpf": "runs a program on the packet",
-    "set": "asks an ipset, whose content is not in the snapshot",
     "socket": "asks which socket would take the packet",
     "time": "asks the time",
     "mac": "asks the sender's MAC address",
@@ -370,5 +369,5 @@ _MAKERS: dict[str, Callable[[tuple[Option, ...], Family], list[Test]]] = {
     "icmp6": _icmp, "icmpv6": _icmp, "ipv6-icmp": _icmp, "multiport": _multiport, "iprange": _iprange, "mark": _mark,
     "connmark": _connmark, "conntrack": conntrack, "state": state, "addrtype": place.addrtype, "comment": _nothing,
     "physdev": place.physdev, "owner": place.owner, "rpfilter": place.rpfilter, "pkttype": place.pkttype, "length": _length,
-    "dscp": _dscp, "tos": _tos, "ttl": _hop_limit, "hl": _hop_limit, "devgroup": place.devgroup,
+    "dscp": _dscp, "tos": _tos, "ttl": _hop_limit, "hl": _hop_limit, "devgroup": place.devgroup, "set": place.ipset,
 }  # fmt: skip

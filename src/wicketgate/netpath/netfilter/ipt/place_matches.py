@@ -6,6 +6,7 @@ from __future__ import annotations
 from wicketgate.netpath.netfilter import names
 from wicketgate.netpath.netfilter.ipt.arguments import NotKnownError, Test, argument, mark_and_mask, port_range, unless
 from wicketgate.netpath.netfilter.ipt.model import Option
+from wicketgate.netpath.netfilter.ipt.set_match import in_set
 from wicketgate.netpath.netfilter.lookups import reverse_path
 from wicketgate.netpath.netfilter.run import Doubt, Run
 from wicketgate.netpath.snapshot import Family
@@ -130,6 +131,30 @@ def devgroup(options: tuple[Option, ...], _family: Family) -> list[Test]:
         def test(run: Run, value: int = value, mask: int = mask, inward: bool = inward) -> bool:
             link = run.facts.link(run.iif if inward else run.oif)
             return (link.group if link else 0) & mask == value
+
+        tests.append(unless(option.negated, test))
+    return tests
+
+
+def ipset(options: tuple[Option, ...], _family: Family) -> list[Test]:
+    """`-m set`."""
+    given = {option.name for option in options}
+    # The counters of elements are asked for by some, and changed by the negated ones.
+    if not given <= {"match-set", "set", "return-nomatch", "update-counters", "update-subcounters"}:
+        raise NotKnownError(", ".join(sorted(given)))
+    tests: list[Test] = []
+    for option in options:
+        if option.name not in ("match-set", "set"):
+            continue
+        name, flags = option.args
+        directions = tuple(flags.split(","))
+        if not {*directions} <= {"src", "dst"}:
+            raise NotKnownError(option.spelled())
+
+        def test(run: Run, name: str = name, directions: tuple[str, ...] = directions) -> bool | Doubt:
+            if name in run.facts.changed_ipsets:
+                return Doubt(f"rules put packets' addresses into the ipset {name}", f"ipset {name}")
+            return in_set(run.facts.ipsets, name, run, directions, return_nomatch="return-nomatch" in given)
 
         tests.append(unless(option.negated, test))
     return tests

@@ -36,7 +36,7 @@ Action = Callable[[Run, str], "End | Go"]
 # They count, log, mark the trace, or change what no rule and no route asks.
 EFFECTLESS = frozenset({
     "", "LOG", "NFLOG", "ULOG", "TRACE", "TCPMSS", "AUDIT", "CLASSIFY", "CHECKSUM", "LED", "IDLETIMER", "RATEEST",
-    "TCPOPTSTRIP", "SECMARK", "CONNSECMARK", "SET",
+    "TCPOPTSTRIP", "SECMARK", "CONNSECMARK",
 })  # fmt: skip
 
 
@@ -48,6 +48,8 @@ def compile_target(target: Target, family: Family) -> Action:
     """
     options = {option.name: option for option in target.options}
     maker = _MAKERS.get(target.name)
+    if target.name == "SET":
+        return _set(options)
     if maker is None:
         raise NotKnownError(f"the target `{target.name}` is not known")
     return maker(options, family)
@@ -69,6 +71,14 @@ def _only(options: dict[str, Option], *allowed: str) -> None:
     for name, option in options.items():
         if name not in allowed:
             raise NotKnownError(option.spelled())
+
+
+def _set(options: dict[str, Option]) -> Action:
+    """It puts addresses into sets, which `Facts.changed_ipsets` knows; what it takes out of one is not known."""
+    for name, option in options.items():
+        if name.startswith("map-"):
+            raise NotKnownError(option.spelled())
+    return lambda _run, _where: Go.ON
 
 
 def _accept(_options: dict[str, Option], _family: Family) -> Action:
