@@ -15,6 +15,9 @@ from wicketgate.netpath.snapshot import IPAddress
 
 _HEAD = 4096  # bytes of an answer that are looked at for its status line; a guess, a hundred would do
 
+# No route; or one, or a rule, that says unreachable, prohibit or blackhole (fib_props).
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL)
+
 
 def bound_socket(
     uplink: str, pod: IPAddress, kind: socket.SocketKind, peer: tuple[IPAddress, int] | None = None, *, port: int = 0
@@ -49,7 +52,7 @@ def bound_socket(
 
 
 def _no_socket(uplink: str, pod: IPAddress, error: OSError) -> StateError:
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+    if error.errno in _NO_WAY:
         return NoRouteToStrangers(f"{uplink} has no route to a stranger: {error.strerror}")
     return StateError(f"no probe socket on {uplink} at {pod}: {error.strerror}")
 
@@ -89,7 +92,7 @@ async def tcp_probe(
         except ConnectionRefusedError:
             return ended(Outcome.REFUSED, f"port {port} refuses a stranger's connection")
         except OSError as error:
-            if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            if error.errno in _NO_WAY:
                 raise _no_socket(uplink, pod, error) from error
             return ended(Outcome.SILENT, f"port {port}: {error.strerror}")
     word = head.split(b"\r\n", 1)[0].split(b" ")

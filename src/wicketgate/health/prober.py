@@ -202,9 +202,14 @@ class Prober:
         doorless: list[Family] = []
         for family in families:
             door = self._doors.door(family)
-            if door is not None:
-                self._by_door[family] = await self._through_door(target, family, door)
-                results += self._by_door[family]
+            found = await self._through_door(target, family, door) if door is not None else None
+            if found is not None:
+                self._by_door[family] = found
+                results += found
+            elif door is not None:
+                evidence = "model"
+                doorless.append(family)
+                results += await self._over_loopback(target, family)
             elif self._doors.demanded:
                 why = self._doors.reason(family)
                 results.append(
@@ -220,11 +225,14 @@ class Prober:
             results.append(self._fail("outside", Cause.EGRESS_UNREACHABLE, words))
         return results, evidence
 
-    async def _through_door(self, target: ProbeTarget, family: Family, door: Door) -> list[CheckResult]:
+    async def _through_door(self, target: ProbeTarget, family: Family, door: Door) -> list[CheckResult] | None:
+        """What the door shows; None where our own half of it has no way, and clients' answers have one."""
         name = f"handshake-ipv{family}"
         try:
             sock = door.udp_socket(family, target.listen_port)
         except NoRouteToStrangers as error:
+            if await self._only_ours(target, family, "handshake"):
+                return None
             # A client's answer would meet the same missing route: this is a finding, not a failure of the probe.
             return [self._fail(name, Cause.REPLY_UNROUTABLE, str(error))]
         except StateError as error:
@@ -238,8 +246,15 @@ class Prober:
                 ]
             if proved and self._outside_due:
                 results.append(await self._outside(target))
-        results.append(await self._balancer(family, door))
+        results += await self._balancer(target, family, door)
         return results
+
+    async def _only_ours(self, target: ProbeTarget, family: Family, flow: str) -> bool:
+        """A rule or route sees to what we send ourselves (by its port or user), and not to what clients are sent."""
+        if self._doors.demanded:
+            return False
+        said = (await self._opinions(target, family)).get(flow)
+        return said is not None and said.works
 
     async def _over_loopback(self, target: ProbeTarget, family: Family) -> list[CheckResult]:
         address = self._doors.address(family)
@@ -330,26 +345,29 @@ class Prober:
         self._observe("egress", seconds)
         return self._pass(name, f"out by {door.uplink}, translated, and back", seconds)
 
-    async def _balancer(self, family: Family, door: Door) -> CheckResult:
+    async def _balancer(self, target: ProbeTarget, family: Family, door: Door) -> list[CheckResult]:
         """Our own health port, as the load balancer reaches it."""
         name = f"balancer-ipv{family}"
+        where = self._doors.uplink(family), self._doors.address(family)
         if not door.tcp_supported:
-            where = self._doors.uplink(family), self._doors.address(family)
-            return await self._explainer.balancer(family, *where, self._board.now())
+            return [await self._explainer.balancer(family, *where, self._board.now())]
         try:
             answer = await door.tcp_check(family, self._health_port, self._timeout, http_path="/livez")
         except NoRouteToStrangers as error:
-            return self._fail(name, Cause.REPLY_UNROUTABLE, str(error))
+            if await self._only_ours(target, family, "balancer"):
+                checks = [await self._explainer.balancer(family, *where, self._board.now())]
+                return judged(checks, await self._opinions(target, family, needed=True), family)
+            return [self._fail(name, Cause.REPLY_UNROUTABLE, str(error))]
         except StateError as error:
-            return self._unknown(name, str(error))
+            return [self._unknown(name, str(error))]
         words = f"as the load balancer on {door.uplink}: {answer.meaning}"
         # Any status is an answer: what /livez says is the kubelet's business, here the way counts.
         if answer.outcome is Outcome.ANSWERED:
             self._observe("tcp", answer.seconds)
-            return self._pass(name, words, answer.seconds)
-        return self._fail(
-            name, Cause.NO_LISTENER if answer.outcome is Outcome.REFUSED else Cause.REPLY_UNROUTABLE, words
-        )
+            return [self._pass(name, words, answer.seconds)]
+        return [
+            self._fail(name, Cause.NO_LISTENER if answer.outcome is Outcome.REFUSED else Cause.REPLY_UNROUTABLE, words)
+        ]
 
     async def _outside(self, target: ProbeTarget) -> CheckResult:
         assert target.outside is not None

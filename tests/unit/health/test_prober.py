@@ -17,6 +17,7 @@ from wicketgate.health.board import Board
 from wicketgate.health.cause import Cause
 from wicketgate.health.check import CheckResult, State
 from wicketgate.health.door import Loss, NoRouteToStrangers, Outcome, OutTarget, TcpAnswer
+from wicketgate.health.flow_model import Opinion
 from wicketgate.health.prober import Prober
 from wicketgate.health.target import ProbeIdentity, ProbeTarget, TunnelPath
 from wicketgate.wireguard.client import HandshakeDone
@@ -189,14 +190,28 @@ class Client:
         return self._do("echo")
 
 
+class Model:
+    """A model of the place whose opinions a test decides."""
+
+    def __init__(self) -> None:
+        self.opinions = {}
+
+    async def ask(self, _target, _family, _uplink, _address):
+        return self.opinions
+
+    async def close(self):
+        return
+
+
 class Stand:
     def __init__(self, doors: Doors, subject: Subject) -> None:
         self.clock = FakeClock()
         self.board = Board(self.clock, 1.0)
         self.doors, self.subject, self.explainer = doors, subject, Explainer()
+        self.model = Model()
         self.prober = Prober(
             subject, board=self.board, doors=doors, explainer=self.explainer,
-            health_port=8080, interval=1.0, clock=self.clock,
+            health_port=8080, interval=1.0, clock=self.clock, model=self.model,
         )  # fmt: skip
 
     async def round(self):
@@ -411,6 +426,26 @@ async def test_the_missing_default_route_is_a_finding(stand):
     at.doors.doors[4].no_route = True
     await at.round()
     assert at.checks["handshake-ipv4"].cause is Cause.REPLY_UNROUTABLE
+
+
+@pytest.mark.parametrize("demanded", [False, True])
+@pytest.mark.parametrize(
+    "said", [Opinion(True), Opinion(False, "reply-unroutable", "unreachable default"), Opinion(False, words="?")]
+)
+async def test_a_rule_for_our_own_half_alone_is_no_finding(stand, said, demanded):
+    """What we send has no way, and the model says that clients' answers have one: then it is the evidence; else it is red."""
+    at = stand(4)
+    at.doors.doors[4].no_route = True
+    at.doors.demanded = demanded
+    at.model.opinions = {"handshake": said, "balancer": said}
+    await at.round()
+    if said.works and not demanded:
+        assert at.verdict.ready
+        assert at.verdict.evidence == "model"
+        assert at.checks["reply-ipv4"].state is State.PASS
+    else:
+        assert not at.verdict.ready
+        assert at.checks["handshake-ipv4"].cause is Cause.REPLY_UNROUTABLE
 
 
 @pytest.mark.parametrize("port", [0, 443])
