@@ -18,6 +18,12 @@ from wicketgate.health.door import Door
 from wicketgate.health.door_types import DoorUnavailable
 from wicketgate.health.flow_model import LiveModel, Opinion
 from wicketgate.health.target import ProbeTarget
+from wicketgate.kernel.snapshot import take_snapshot
+from wicketgate.netpath.flow import Flow
+from wicketgate.netpath.netfilter.ruleset import Ruleset
+from wicketgate.netpath.routing import Routing
+from wicketgate.netpath.verdict import Verdict
+from wicketgate.netpath.walk import Walker
 
 CHECKS = (("udp", "handshake"), ("tcp", "balancer"))
 
@@ -32,14 +38,15 @@ class Tally:
     unknown: Counter[str] = field(default_factory=Counter)
     causes: Counter[str] = field(default_factory=Counter)
     no_door: Counter[str] = field(default_factory=Counter)
+    own_half: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def line(self) -> str:
         unknown = self.unknown.total()
-        agree = self.cases - self.no_door.total() - unknown - len(self.wrong)
+        agree = self.cases - self.no_door.total() - self.own_half.total() - unknown - len(self.wrong)
         return (
             f"{self.cases} checks in {self.states} states, {agree} agreements, {len(self.wrong)} disagreements, {unknown} unknown "
-            f"({100 * unknown / max(1, self.cases):.2f} %); no door {self.no_door.total()} times; {self.green} green; {dict(self.causes.most_common())}"
+            f"({100 * unknown / max(1, self.cases):.2f} %); no door {self.no_door.total()} times; kept in {self.own_half.total()} times; {self.green} green; {dict(self.causes.most_common())}"
         )
 
 
@@ -122,11 +129,22 @@ class DoorJudge:
             with self.stand.patient():
                 seen = await self._door(door, family, protocol)
         tally.green += seen
-        if seen != said.works:
+        if said.works and not seen and (lost := await self._own_half(door, family, protocol)):
+            tally.own_half[lost] += 1
+        elif seen != said.works:
             words = f"{said.code} {said.where}" if said.code else "works"
             tally.wrong.append(
                 f"IPv{family} {protocol}: door {'green' if seen else 'red'}, model: {words}\n{state.spelled()}"
             )
+
+    async def _own_half(self, door: Door, family: int, protocol: str) -> str:
+        """What the model says of the packet that the agent sends itself, where it does not leave; empty where it does."""
+        snapshot = await take_snapshot()
+        routing = Routing(snapshot)
+        port = PORT if protocol == "udp" else TCP_PORT
+        ours = Flow(door.pod(family), door._trio(family).agent_peer, protocol, 40000, port, uid=0, device="eth0")
+        found = Walker(snapshot, Ruleset(snapshot, routing=routing), routing=routing).trace(ours)
+        return "" if found.verdict is Verdict.FORWARDED else f"{found.verdict} {found.code}"
 
     async def _door(self, door: Door, family: int, protocol: str) -> bool:
         how = self.stand._handshake if protocol == "udp" else self.stand._tcp

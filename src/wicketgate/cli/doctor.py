@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from cyclopts import Parameter
 from wicketgate.cli.ask import ask
 from wicketgate.cli.flow_arguments import concern_of, ends_of
 from wicketgate.cli.place import look, look_here
+from wicketgate.cli.printable import printable
+from wicketgate.doctor.drawing import Pen, pen_for
 from wicketgate.doctor.examine import Examination, Finding, Judge, examine
 from wicketgate.doctor.prove import Proved
 from wicketgate.doctor.report import headline, to_object, to_text
@@ -95,13 +98,24 @@ def doctor(
         page(examination, snapshot)
     if apply and examination.broken:
         if not json_:
-            sys.stdout.write(to_text(examination))
+            _write(examination)
         return _apply(examination, snapshot, asked, netns, judge, door=door != "never", yes=yes, json_=json_)
     if json_:
         print(json.dumps(to_object(examination), indent=2))
     elif html != "-":
-        sys.stdout.write(to_text(examination))
+        _write(examination)
     return examination.exit_code
+
+
+def _write(examination: Examination) -> None:
+    pen = _pen()
+    sys.stdout.write(printable(to_text(examination, pen), coloured=bool(pen.red)))
+
+
+def _pen() -> Pen:
+    """Colours at a terminal, unless NO_COLOR is set (no-color.org); lines where the encoding has them."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return pen_for(sys.stdout.encoding, colour=colour)
 
 
 @contextmanager
@@ -175,7 +189,7 @@ def _apply(
     from wicketgate.doctor.door_proof import DoorProof  # noqa: PLC0415
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr if json_ else sys.stdout, flush=True)
+        print(printable(line), file=sys.stderr if json_ else sys.stdout, flush=True)
 
     uapi_dir = UAPI_DIR if netns is None else uapi_dir_of(netns) or UAPI_DIR
 
@@ -185,11 +199,11 @@ def _apply(
             return False
         if yes:
             return True
-        print(f"\nTo mend {finding.diagnosis.concern.spelled()}:")
+        print(printable(f"\nTo mend {finding.diagnosis.concern.spelled()}:"))
         for command in proved.fix.commands:
-            print(f"    {command}")
+            print(printable(f"    {command}"))
         for effect in proved.side_effects:
-            print(f"    but: {effect}")
+            print(printable(f"    but: {effect}"))
         return ask("Apply this? [y/N] ").strip().lower() in ("y", "yes")
 
     proof = DoorProof() if door else None
@@ -207,5 +221,5 @@ def _apply(
         ]  # fmt: skip
         print(json.dumps(to_object(last) | {"applied": told}, indent=2))
     else:
-        print(f"\n{headline(last)}")
+        print(f"\n{printable(headline(last))}")
     return last.exit_code

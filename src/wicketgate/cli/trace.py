@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from wicketgate.cli.flow_arguments import Ends, concern_of, ends_of
 from wicketgate.cli.place import enter_place, look, look_here, read_bundle
+from wicketgate.cli.printable import printable
 from wicketgate.doctor.examine import complete
 from wicketgate.doctor.firewall import filter_of
 from wicketgate.doctor.trace_report import exit_code, trace_object, trace_text
@@ -100,7 +101,7 @@ def trace(
     if json_:
         print(json.dumps(trace_object(found), indent=2))
     else:
-        sys.stdout.write(trace_text(found))
+        sys.stdout.write(printable(trace_text(found)))
     return exit_code(found)
 
 
@@ -136,7 +137,7 @@ def _live(
     if json_:
         print(json.dumps(live_object(found), indent=2))
     else:
-        sys.stdout.write(live_text(found))
+        sys.stdout.write(printable(live_text(found)))
     return found.exit_code
 
 

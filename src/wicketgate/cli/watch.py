@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from wicketgate.cli.flow_arguments import concern_of, ends_of
 from wicketgate.cli.place import enter_place
+from wicketgate.cli.printable import printable
 from wicketgate.clock import SystemClock
 from wicketgate.doctor.flow_watch import FlowChange, FlowWatch
 from wicketgate.doctor.watch_report import (
@@ -203,7 +204,7 @@ class _Watcher:
             words = f"; {count_words(self._book)}" if self._judges else ""
             print(f"{stamp(self._began)} watching {self._netns or 'this network namespace'}{words}", flush=True)
             for state in self._book.states:
-                print(flow_line(self._began, FlowChange(None, state)), flush=True)
+                print(printable(flow_line(self._began, FlowChange(None, state))), flush=True)
         for note in self._book.notes:
             self._note(note)
         self._tell_unread(snapshot)
@@ -226,7 +227,7 @@ class _Watcher:
         self._say(note_object(at, text) if self._json else f"{stamp(at)} ! {text}")
 
     def _say(self, line: str | dict[str, object]) -> None:
-        print(line if isinstance(line, str) else json.dumps(line), flush=True)
+        print(printable(line) if isinstance(line, str) else json.dumps(line), flush=True)
 
 
 def _plural(count: int, what: str) -> str:

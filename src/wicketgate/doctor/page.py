@@ -18,7 +18,9 @@ from wicketgate.doctor.examine import Examination, Finding
 from wicketgate.doctor.page_svg import guilty_steps, way_svg
 from wicketgate.doctor.prove import Proved
 from wicketgate.doctor.report import headline
+from wicketgate.doctor.suppose import Supposed
 from wicketgate.errors import InputError
+from wicketgate.netpath.diagnose import Cause, Diagnosis
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #525c66; --paper: #ffffff; --card: #f4f6f8; --line: #c3ccd5;
@@ -83,29 +85,47 @@ def _section(finding: Finding, number: int) -> str:
     parts = [f'<section class="{kind}" aria-labelledby="flow-{number}">']
     parts.append(f'<h2 id="flow-{number}"><span class="word">{word}</span>: {escape(found.concern.spelled())}</h2>')
     if found.cause is not None:
-        parts.append(f"<p><strong>{escape(found.cause.code)}</strong>, by this {escape(found.cause.object)}:</p>")
-        parts.append(f'<pre class="blame">{escape(found.cause.where)}</pre>')
-        parts.append(f"<p>{escape(found.cause.explanation)}</p>")
+        parts += _blamed(found.cause)
     elif not found.works:
         parts.append(f"<p>Unknown: {escape(found.unknown)}</p>")
     if finding.door is not None:
         parts.append(f"<p>The very packet, sent here: {escape(finding.door.words)}</p>")
     if found.steps:
-        way = way_svg(found, number) + _steps(finding)
+        way = way_svg(found, f"{number}") + _steps(found)
         parts.append(way if not found.works else f"<details><summary>Its way</summary>{way}</details>")
     if found.broken:
         parts += _fixes(finding.fixes)
         if finding.wrong_advice:
             items = "".join(f"<li>{escape(advice)}.</li>" for advice in finding.wrong_advice)
             parts.append(f"<h3>Not a fix</h3><ul>{items}</ul>")
+    if finding.supposed is not None:
+        parts += _supposed(finding.supposed, number)
     parts.append("</section>")
     return "\n".join(parts)
 
 
-def _steps(finding: Finding) -> str:
-    blamed = {id(step) for step in guilty_steps(finding.diagnosis)}
+def _blamed(cause: Cause) -> Iterator[str]:
+    yield f"<p><strong>{escape(cause.code)}</strong>, by this {escape(cause.object)}:</p>"
+    yield f'<pre class="blame">{escape(cause.where)}</pre>'
+    yield f"<p>{escape(cause.explanation)}</p>"
+
+
+def _supposed(supposed: Supposed, number: int) -> Iterator[str]:
+    """What would hold if what was not read were as it mostly is."""
+    found = supposed.diagnosis
+    yield f"<h3>If {escape(supposed.words)}</h3>"
+    if found.cause is None:
+        yield "<p>Then it works, as far as this place decides.</p>"
+        return
+    yield from _blamed(found.cause)
+    yield way_svg(found, f"{number}-supposed") + _steps(found)
+    yield from _fixes(supposed.fixes)
+
+
+def _steps(found: Diagnosis) -> str:
+    blamed = {id(step) for step in guilty_steps(found)}
     items = []
-    for step in finding.diagnosis.steps:
+    for step in found.steps:
         words = f"{step.stage}, {'back' if step.direction == 'reply' else 'there'}"
         words += ", the packet that carries it" if step.layer else ""
         kind = ' class="blamed"' if id(step) in blamed else ""

@@ -58,7 +58,7 @@ def boxes(found: Diagnosis, direction: Direction) -> list[Box]:
     return made
 
 
-def way_svg(found: Diagnosis, number: int) -> str:
+def way_svg(found: Diagnosis, number: str) -> str:
     """The picture. `number` makes the ids of its title unique in the page."""
     there, back = boxes(found, "forward"), boxes(found, "reply")
     rows = max(len(there), len(back), 1)

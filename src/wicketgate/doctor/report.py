@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from wicketgate.doctor.drawing import Pen, draw
 from wicketgate.doctor.examine import Examination, Finding
 from wicketgate.doctor.prove import Proved
 from wicketgate.doctor.suppose import Supposed
@@ -84,9 +85,15 @@ def _fix(proved: Proved) -> dict[str, Any]:
     }
 
 
-def to_text(examination: Examination) -> str:
-    """For a terminal: the verdict in one line, each broken flow with its way, why, and what mends it."""
-    lines = [headline(examination)]
+def to_text(examination: Examination, pen: Pen | None = None) -> str:
+    """For a terminal: the verdict in one line, each broken flow with its way, why, and what mends it.
+
+    Args:
+        examination: what was found.
+        pen: for the pictures; plain ASCII without.
+    """
+    pen = pen or Pen()
+    lines = [f"{pen.bold}{headline(examination)}{pen.plain}"]
     told: dict[tuple[str, str], str] = {}
     for finding in examination.broken:
         cause = finding.diagnosis.cause
@@ -98,13 +105,13 @@ def to_text(examination: Examination) -> str:
             lines += [f"    {command}" for command in finding.fixes[0].fix.commands]
             continue
         told[key] = finding.fixes[0].fix.id if finding.fixes else ""
-        lines += _broken(finding, cause)
+        lines += _broken(finding, cause, pen)
     for finding in examination.unknown:
         lines += ["", f"? {finding.diagnosis.concern.spelled()}", f"  unknown: {finding.diagnosis.unknown}"]
         if finding.door is not None:
             lines.append(f"  the very packet, sent here: {finding.door.words}")
         if finding.supposed is not None:
-            lines += _supposed(finding.supposed)
+            lines += _supposed(finding.supposed, pen)
     working = [each for each in examination.findings if each.diagnosis.works]
     lines += [""] if working else []
     lines += [f"+ {each.diagnosis.concern.spelled()}" for each in working]
@@ -134,7 +141,7 @@ def headline(examination: Examination) -> str:
     return "; ".join(parts) + "."
 
 
-def _supposed(supposed: Supposed) -> Iterator[str]:
+def _supposed(supposed: Supposed, pen: Pen) -> Iterator[str]:
     cause = supposed.diagnosis.cause
     yield f"  If {supposed.words}:"
     if cause is None:
@@ -142,16 +149,16 @@ def _supposed(supposed: Supposed) -> Iterator[str]:
         return
     yield f"  {cause.code}: {cause.where}"
     yield ""
-    yield from _way(supposed.diagnosis, cause)
+    yield from _way(supposed.diagnosis, cause, pen)
     yield ""
     yield f"  Why: {cause.explanation}"
     yield from _fixes(supposed.fixes)
 
 
-def _broken(finding: Finding, cause: Cause) -> Iterator[str]:
+def _broken(finding: Finding, cause: Cause, pen: Pen) -> Iterator[str]:
     yield f"  {cause.code}: {cause.where}"
     yield ""
-    yield from _way(finding.diagnosis, cause)
+    yield from _way(finding.diagnosis, cause, pen)
     yield ""
     yield f"  Why: {cause.explanation}"
     if finding.door is not None:
@@ -161,8 +168,12 @@ def _broken(finding: Finding, cause: Cause) -> Iterator[str]:
         yield f"  Not a fix: {advice}."
 
 
-def _way(found: Diagnosis, cause: Cause) -> Iterator[str]:
-    """Every step; the guilty one is marked."""
+def _way(found: Diagnosis, cause: Cause, pen: Pen) -> Iterator[str]:
+    """The picture, then every step; the guilty one is marked in both."""
+    picture = [f"  {line}" for line in draw(found, pen)]
+    yield from picture
+    if picture:
+        yield ""
     direction = ""
     guilty = [step for step in found.steps if step.object == cause.where]
     for step in found.steps:
@@ -179,7 +190,8 @@ def _way(found: Diagnosis, cause: Cause) -> Iterator[str]:
         failed = isinstance(step, CheckStep) and not step.passed
         mark = ">>" if step in guilty or failed else "  "
         blame = "   <-- this one" if step in guilty else ""
-        yield f"  {mark} {step.stage:<14} {step.object}: {step.effect}{blame}"
+        line = f"{mark} {step.stage:<14} {step.object}: {step.effect}{blame}"
+        yield f"  {pen.red}{line}{pen.plain}" if step in guilty else f"  {line}"
     last = found.reply or (found.forward if found.doomed is None else None)
     if last is not None and not last.works:
         yield f"     {last.verdict}: {last.reason}"

@@ -13,6 +13,7 @@ from doctor_pod import EMPTY, HEALTHY, wg_quicked
 from wicketgate.doctor.examine import examine
 from wicketgate.doctor.page import PageFile, to_html
 from wicketgate.errors import InputError
+from wicketgate.netpath.snapshot import Firewall, Unread
 
 EVIL = "<script>alert(1)</script><img src=http://192.0.2.1/x onerror=alert(2)>"
 VOID = {"meta", "rect", "path"}
@@ -79,6 +80,22 @@ def test_the_page_has_the_whole_report():
         assert words in page.text
     assert sum(attributes.get("class") == "box guilty" for _, attributes in page.tags) == 1
     assert sum(tag == "svg" for tag, _ in page.tags) == len(found.findings)
+
+
+def test_what_was_not_read_is_supposed_apart():
+    """The flow cannot be told; below stands what would hold, with its own picture, rule and fixes."""
+    snapshot = replace(wg_quicked(), firewall=Firewall(), unread=(Unread("nft -j list ruleset", "not in the paste"),))
+    examination = examine(snapshot)
+    page = Read(to_html(examination, taken_at=0.0))
+    assert "cannot be told" in page.text
+    supposed = [each.supposed for each in examination.findings if each.supposed is not None]
+    assert supposed
+    assert f"If {supposed[0].words}" in page.text
+    assert "32765: not from all fwmark 0xca6c lookup 51820" in page.text
+    assert "ip -4 rule add from 10.0.0.2 lookup main pref 100" in page.text
+    names = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(names) == len(set(names))
+    assert not page.open
 
 
 def test_what_works_is_folded():
