@@ -124,7 +124,7 @@ class StateMaker:
 
 def _here(text: str) -> str:
     for old, new in PLACES:
-        text = re.sub(rf"(?<![\w.:/-]){re.escape(old)}(?![\w.:/])", new, text)
+        text = re.sub(rf"(?<![\w.:/]){re.escape(old)}(?![\w.:/])", new, text)
     return text
 
 

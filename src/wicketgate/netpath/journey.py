@@ -40,6 +40,7 @@ class Journey:
     steps: tuple[Step, ...] = ()
     layer: int = 0
     device: str = ""  # the sending socket's SO_BINDTODEVICE
+    named: bool = False  # not bound: the program names `device` for this packet alone
     tunnels: tuple[str, ...] = ()  # WireGuard interfaces (of userspace ones, peers) that it is inside of
     way: Way | None = None
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from wicketgate.netpath.filter import Filter
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.lookup import LOOPBACK
@@ -18,11 +20,12 @@ from wicketgate.netpath.packet import (
     Packet,
 )
 from wicketgate.netpath.replaced import replaced
-from wicketgate.netpath.snapshot import Snapshot
+from wicketgate.netpath.snapshot import IPAddress, Snapshot
 from wicketgate.netpath.trace import Trace
 from wicketgate.netpath.verdict import Verdict
 from wicketgate.netpath.walk import Walker
 
+_ANY: dict[int, IPAddress] = {4: ip_address("0.0.0.0"), 6: ip_address("::")}
 _NOBODY = ("no-listener", "listener-wrong-address")
 
 
@@ -93,13 +96,22 @@ def _answered(walker: Walker, forward: Trace) -> Trace:
         return _taken_back(walker.walk(forward.flow, answer, connection, device=device, direction="reply"), forward)
     reply = _judged(walker, walker.walk(forward.flow, answer, connection, device=device, direction="reply"), forward)
     program = forward.device.backend == "userspace" if forward.device is not None else forward.socket is not None
-    datagram = packet.family == 4 and packet.protocol == UDP and bool(packet.iif)
-    if program and datagram and not reply.works and reply.verdict is not Verdict.UNKNOWN:
-        # A program may name the interface that it was asked by in IP_PKTINFO, which binds the lookup to it; wireguard-go
-        # does (conn/sticky_linux.go), and what a program does cannot be read.
-        bound = walker.walk(forward.flow, answer, connection, device=packet.iif, direction="reply")
-        if _judged(walker, bound, forward).works:
-            words = f"{reply.reason}, unless the program names the interface that it was asked by, as wireguard-go does"
+    if program and not device and packet.protocol == UDP and packet.iif and reply.verdict is not Verdict.UNKNOWN:
+        # A program may name the interface that it was asked by in IP_PKTINFO or IPV6_PKTINFO; wireguard-go does
+        # (conn/sticky_linux.go), and what a program does cannot be read. Of IPv4 that binds the lookup, of IPv6 not.
+        named = walker.walk(forward.flow, answer, connection, device=packet.iif, named=True, direction="reply")
+        named = _judged(walker, named, forward)
+        if named.works is not reply.works:
+            why = named.reason if reply.works else reply.reason
+            unless = "if" if reply.works else "unless"
+            words = f"{why}, {unless} the program names the interface that it was asked by, as wireguard-go does"
+            return _unsure(forward, answer, words)
+    if program and packet.protocol == UDP and reply.code == "blackhole-route" and "blackhole" in reply.object:
+        # EINVAL: wireguard-go takes the source that it names for a stale one, and sends again without (conn/, Send4 and Send6).
+        anonymous = replaced(answer, source=_ANY[packet.family])
+        again = _judged(walker, walker.walk(forward.flow, anonymous, connection, direction="reply"), forward)
+        if again.works:
+            words = f"{reply.reason}, unless the program then sends without naming its source, as wireguard-go does"
             return _unsure(forward, answer, words)
     return reply
 

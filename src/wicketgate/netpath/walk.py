@@ -73,10 +73,26 @@ class Walker:
         return self.walk(flow, packet, Connection.opened_by(packet), device=flow.device)
 
     def walk(
-        self, flow: Flow, packet: Packet, connection: Connection, *, device: str = "", direction: Direction = "forward"
+        self,
+        flow: Flow,
+        packet: Packet,
+        connection: Connection,
+        *,
+        device: str = "",
+        named: bool = False,
+        direction: Direction = "forward",
     ) -> Trace:
-        """The way of any packet: it comes in when it has an `iif`, and is sent from here when not."""
-        journey = Journey(flow, direction, packet, connection, device=device)
+        """The way of any packet: it comes in when it has an `iif`, and is sent from here when not.
+
+        Args:
+            flow: it belongs to.
+            packet: as it comes in, or is sent.
+            connection: as connection tracking knows it.
+            device: that the sending socket is bound to (SO_BINDTODEVICE).
+            named: not bound: the program names `device` for this packet alone (IP_PKTINFO, IPV6_PKTINFO).
+            direction: of the packet in the conversation.
+        """
+        journey = Journey(flow, direction, packet, connection, device=device, named=named)
         try:
             return self._arrive(journey) if packet.iif else self._send(journey)
         except NotTold as lack:
@@ -285,7 +301,7 @@ class Walker:
                 question_of(packet, iif=LOOPBACK, uid=packet.uid),
                 source=source,
                 oif=journey.device,
-                strict=bool(journey.device),
+                strict=bool(journey.device) and not journey.named,
             )
         )
 
@@ -296,6 +312,8 @@ class Walker:
             return ended
         if not reroute:
             return self._after_output(journey, hop)
+        if journey.named:
+            journey = replaced(journey, device="", named=False)  # ip_route_me_harder knows the socket's alone
         way = self._way_out(journey)
         if not isinstance(way, Way):
             return self._no_way_out(journey, way, Stage.REROUTING)
