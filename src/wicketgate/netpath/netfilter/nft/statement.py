@@ -8,7 +8,9 @@ from typing import Any
 from wicketgate.netpath.netfilter.nft.expression import expression, set_of, shown, verdict
 from wicketgate.netpath.netfilter.nft.model import (
     Conditional,
+    Constant,
     Effectless,
+    Fib,
     Mangle,
     MatchStatement,
     Nat,
@@ -83,7 +85,10 @@ def _with_body(kind: str, body: dict[str, Any]) -> Statement | None:
         op = body.get("op", "==")
         if op not in OPERATORS or "left" not in body or "right" not in body:
             return None
-        return MatchStatement(op, expression(body["left"]), expression(body["right"]))
+        left, right = expression(body["left"]), expression(body["right"])
+        if isinstance(left, Fib) and left.result == "oif" and right == Constant("0"):
+            right = Constant(0)  # libnftables writes an interface that has no name as text
+        return MatchStatement(op, left, right)
     if kind == "mangle" and "key" in body and "value" in body:
         return Mangle(expression(body["key"]), expression(body["value"]))
     if kind == "vmap":
