@@ -15,6 +15,7 @@ from vm.boot import missing, run_in_vm
 SCRIPTS = {
     "test_kernel_devices": ("inside_devices", 240),
     "test_kernel_wireguard": ("inside_wireguard", 180),
+    "test_kernel_vrf": ("inside_vrf", 180),
     "test_kernel_gateway": ("inside_gateway", 900),
 }
 BOOT = 150  # seconds, with the copy of programs into memory

@@ -23,6 +23,7 @@ from wicketgate.netpath.lookup import (
     Unsure,
     route_line,
 )
+from wicketgate.netpath.masters import Masters
 from wicketgate.netpath.replaced import replaced
 from wicketgate.netpath.settings import Settings
 from wicketgate.netpath.snapshot import (
@@ -92,7 +93,9 @@ class Routing:
         self.snapshot = snapshot
         self.settings = Settings(snapshot.sysctls)
         self._groups = {link.name: link.group for link in snapshot.links}
-        self.order = tuple(link.name for link in snapshot.links)
+        self.masters = Masters(snapshot.links)
+        # no address of another layer 3 domain is chosen
+        self.order = tuple(link.name for link in snapshot.links if not self.masters.vrf(link.name))
         self.up = frozenset(link.name for link in snapshot.links if link.up)
         self._failed = frozenset((n.ifname, n.ip) for n in snapshot.neighbours if n.state & NUD_FAILED)
         self._local = frozenset(address.ip for address in snapshot.addresses)
@@ -104,13 +107,12 @@ class Routing:
         else:
             four, six = tables_of(snapshot.routes, links, reachable_first=host)
             self._tables = {4: dict(four), 6: dict(six)}
-        vrf = any(link.kind == "vrf" for link in snapshot.links)
         self.rules = {
             family: rules.Rules(
                 (rule for rule in snapshot.rules if rule.family == family),
                 self._in_table,
                 self._groups.get,
-                vrf=vrf,
+                vrf=self.masters.vrf,
                 object_lengths=lambda: self._object_lengths,
             )
             for family in (4, 6)

@@ -28,8 +28,14 @@ def are_defaults(rules: Iterable[Rule]) -> bool:
     return plain in (_DEFAULTS4, _DEFAULTS6)
 
 
-def matches(rule: Rule, question: Question, *, vrf: bool = False) -> bool | None:
-    """Whether the rule's selector takes the packet; None = the model does not know (fib_rule_match)."""
+def matches(rule: Rule, question: Question, *, vrf: str = "") -> bool | None:
+    """Whether the rule's selector takes the packet; None = the model does not know (fib_rule_match).
+
+    Args:
+        rule: asked.
+        question: about the packet.
+        vrf: the VRF that the packet is of (l3mdev_update_flow); empty: none.
+    """
     said = _selector(rule, question, vrf=vrf)
     if said is None or not rule.invert:
         return said
@@ -37,7 +43,7 @@ def matches(rule: Rule, question: Question, *, vrf: bool = False) -> bool | None
     return None if rule.unknown else not said
 
 
-def _selector(rule: Rule, question: Question, *, vrf: bool) -> bool | None:
+def _selector(rule: Rule, question: Question, *, vrf: str) -> bool | None:
     if rule.iif and rule.iif != question.iif:
         return False
     if rule.oif and rule.oif != question.oif:
@@ -82,7 +88,7 @@ class Rules:
         rules: as the kernel lists them.
         table: asks a table.
         group: an interface's group, for suppress_ifgroup; None where it is not known.
-        vrf: the namespace has an l3 master device.
+        vrf: the VRF that an interface is or belongs to; empty: none.
         object_lengths: prefix lengths of the IPv6 routes that lead by nexthop objects.
     """
 
@@ -92,7 +98,7 @@ class Rules:
         table: TableLookup,
         group: Callable[[str], int | None],
         *,
-        vrf: bool = False,
+        vrf: Callable[[str], str] = lambda _: "",
         object_lengths: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._rules = tuple(sorted(rules, key=lambda rule: rule.priority))  # stable, as rules of one priority stand
@@ -108,10 +114,11 @@ class Rules:
         """Ask the rules in order until one has an answer."""
         trail: list[Asked] = []
         position = 0
+        vrf = self._vrf(question.oif or question.iif)  # the interface that the sender is bound to decides, if there is one
         while position < len(self._rules):
             rule = self._rules[position]
             position += 1
-            match = matches(rule, question, vrf=self._vrf)
+            match = matches(rule, question, vrf=vrf)
             if match is None and (missing := untold(rule.unknown)) is not None:
                 return replaced(missing, trail=tuple(trail))
             if match is None:
@@ -192,6 +199,6 @@ class Rules:
         if rule.unknown:
             return f"the rule carries {', '.join(rule.unknown)}, which the model does not know"
         if rule.l3mdev:
-            return "VRFs are not modelled"
+            return "ways through a VRF are not modelled"
         assert question.uid is None
         return "the rule selects by user, and the sender's is not known"

@@ -118,6 +118,8 @@ class Walker:
             )
         if not link.up:
             return journey.end(Verdict.DROPPED, f"{packet.iif} is down", code="interface-down", object_=packet.iif)
+        if (elsewhere := self.routing.masters.takes_in(packet.iif)) is not None:
+            return journey.unknown(Stage.INGRESS, elsewhere)
         if self.tunnel(packet.iif):
             journey, ended = self._decrypted(journey)
             if ended is not None:
@@ -323,6 +325,8 @@ class Walker:
         return self._each(journey, way.hops, self._after_output)
 
     def _after_output(self, journey: Journey, hop: NextHop) -> Trace:
+        if (elsewhere := self.routing.masters.takes_out(hop.oif)) is not None:
+            return journey.unknown(Stage.OUTPUT_ROUTING, elsewhere)
         if journey.way is not None and (refused := nowhere6(journey.way)) is not None:
             return self._no_way_out(journey, refused, Stage.OUTPUT_ROUTING)
         journey, ended = self._hook(replaced(journey, packet=replaced(journey.packet, oif=hop.oif)), "postrouting")
