@@ -44,7 +44,9 @@ class Masters:
         master = self.of(ifname)
         if master is None:
             return None
-        words = f"a port of {master.kind or 'the interface'} {master.name}: ask about packets that come in by {master.name}"
+        words = (
+            f"a port of {master.kind or 'the interface'} {master.name}: ask about packets that come in by {master.name}"
+        )
         return Unsure(words, f"{ifname} master {master.name}")
 
     def takes_out(self, ifname: str) -> Unsure | None:

@@ -114,7 +114,9 @@ class Rules:
         """Ask the rules in order until one has an answer."""
         trail: list[Asked] = []
         position = 0
-        vrf = self._vrf(question.oif or question.iif)  # the interface that the sender is bound to decides, if there is one
+        vrf = self._vrf(
+            question.oif or question.iif
+        )  # the interface that the sender is bound to decides, if there is one
         while position < len(self._rules):
             rule = self._rules[position]
             position += 1
