@@ -9,6 +9,7 @@ from typing import Protocol
 
 from wicketgate.doctor.advice import wrong_here
 from wicketgate.doctor.prove import Proved, Prover
+from wicketgate.doctor.strain import strains
 from wicketgate.doctor.suppose import Supposed, is_told, suppose
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.concerns import Concern, Found, find, with_senders_endpoints
@@ -60,7 +61,7 @@ class Examination:
 
     Attributes:
         findings: one for each flow.
-        notes: what could not be examined, in sentences.
+        notes: what could not be examined, and what no rule decides, in sentences.
     """
 
     findings: tuple[Finding, ...]
@@ -132,7 +133,7 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = (), judge: Judge | No
         Finding(each, prover.fixes(each), wrong_here(prover.walkers, snapshot, each)) if each.broken else Finding(each)
         for each in prover.diagnoses
     )
-    notes = list(found.notes)
+    notes = [*found.notes, *strains(snapshot, prover.walkers.of(snapshot).routing)]
     if snapshot.changed_while_read:
         notes.append("the state changed while it was read; run it again to be sure")
     notes += [f"not read: {each.what}: {each.why}" for each in snapshot.unread]
