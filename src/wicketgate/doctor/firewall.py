@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import astuple, replace
 from typing import Any
 
-from wicketgate.netpath.filter import Filter
 from wicketgate.netpath.netfilter.ruleset import Ruleset
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.snapshot import Snapshot
@@ -20,7 +19,7 @@ _OF_ROUTING = ("links", "addresses", "routes", "rules", "neighbours", "sysctls",
 _ASK_ROUTING = ("fib", "rpfilter", "socket")
 
 
-def filter_of(snapshot: Snapshot, routing: Routing | None = None) -> Filter:
+def filter_of(snapshot: Snapshot, routing: Routing | None = None) -> Ruleset:
     """The filter of a snapshot.
 
     Raises:
@@ -48,7 +47,9 @@ class Walkers:
         first = self._snapshot
         same = all(getattr(snapshot, part) is getattr(first, part) for part in _OF_ROUTING)
         routing = self._routing if same else Routing(snapshot, like=self._routing)
-        netfilter = self._filter if self._same_filter(snapshot) else filter_of(snapshot, routing)
+        netfilter = self._filter if self._same_filter(snapshot) else self._filter.amended(snapshot)
+        if netfilter is None:
+            netfilter = filter_of(snapshot, routing)
         return Walker(snapshot, netfilter, routing=routing)
 
     def _same_filter(self, snapshot: Snapshot) -> bool:

@@ -8,8 +8,10 @@ listing tells across tables: where it matters both orders are tried, and the ver
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from itertools import groupby, permutations
 from typing import Literal
@@ -21,6 +23,7 @@ from wicketgate.netpath.netfilter.ipt.evaluate import TableEvaluator
 from wicketgate.netpath.netfilter.ipt.model import Unknown as IptUnknown
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN, Table, mixed_tables
 from wicketgate.netpath.netfilter.ipt.parse import parse as parse_ipt
+from wicketgate.netpath.netfilter.nft.amend import inserted, with_rule
 from wicketgate.netpath.netfilter.nft.evaluate import NftEvaluator
 from wicketgate.netpath.netfilter.nft.model import Chain, Unknown
 from wicketgate.netpath.netfilter.nft.model import Table as NftTable
@@ -30,7 +33,7 @@ from wicketgate.netpath.netfilter.run import Doubt, End, Run, UnknowableError, d
 from wicketgate.netpath.netfilter.tracked import tracked_families
 from wicketgate.netpath.packet import Connection, Packet
 from wicketgate.netpath.routing import Routing
-from wicketgate.netpath.snapshot import Family, Snapshot
+from wicketgate.netpath.snapshot import Family, Firewall, Snapshot
 from wicketgate.netpath.step import Hook, Stage, UnknownStep
 
 # NF_IP_PRI_*: fixed for both kinds of iptables
@@ -61,6 +64,11 @@ class _Entry:
     writes: Callable[[], bool] = lambda: True
     table: tuple[str, str] = ("", "")
     age: tuple[int, int] = (0, 0)
+
+
+# What a ruleset is made of beside nft's own listing.
+_PARTS = tuple(each.name for each in fields(Snapshot) if each.name != "firewall")
+_LISTINGS = tuple(each.name for each in fields(Firewall) if not each.name.startswith("nft_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,32 @@ class Ruleset:
         self._nft = [NftEvaluator(table, self._facts, lambda: self._words) for table in parsed.values()]
         self._hooks: dict[tuple[Hook, Family], _HookChains] = {}
         self._nat_of: dict[Family, bool] = {}
+
+    def amended(self, snapshot: Snapshot) -> Ruleset | None:
+        """That of a snapshot with one more rule of nftables and no other difference; None: it must be read."""
+        mine, theirs = self._snapshot, snapshot
+        if any(getattr(mine, part) is not getattr(theirs, part) for part in _PARTS):
+            return None
+        if any(getattr(mine.firewall, part) is not getattr(theirs.firewall, part) for part in _LISTINGS):
+            return None
+        more = inserted(mine.firewall.nft_json or "", theirs.firewall.nft_json or "")
+        at = (
+            [each.table.family == more.table[0] and each.table.name == more.table[1] for each in self._nft]
+            if more
+            else []
+        )
+        if more is None or True not in at:
+            return None
+        evaluator = self._nft[at.index(True)]
+        table = with_rule(evaluator.table, more)
+        if table is None:
+            return None
+        found = copy(self)
+        found._snapshot = snapshot
+        found._nft = [evaluator.amended(table, more.chain) if each is evaluator else each for each in self._nft]
+        found._hooks, found._nat_of = {}, {}
+        found._tracked = self._tracked | tracked_families(Firewall(nft_json=json.dumps({"rule": more.body})))
+        return found
 
     @cached_property
     def _words(self) -> ListedRules:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from wicketgate.netpath.filter import HookVerdict
@@ -51,6 +52,13 @@ class NftEvaluator:
         self._words = words
         self._compiler = Compiler(table.sets, facts, frozenset(table.filled))
         self._chains: dict[str, tuple[_Compiled, ...]] = {}
+
+    def amended(self, table: Table, chain: str) -> NftEvaluator:
+        """For the table with other rules in one chain: what was made of its sets and of the others is taken over."""
+        found = copy(self)
+        found.table = table
+        found._chains = {name: rules for name, rules in self._chains.items() if name != chain}
+        return found
 
     def base_chains(self) -> Iterator[Chain]:
         """Those that hang on a hook."""

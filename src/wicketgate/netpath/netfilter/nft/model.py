@@ -251,20 +251,20 @@ class Unread(Sequence[T], Generic[T]):
         read: understands one. It does not raise: what it cannot read is an `Unknown`.
     """
 
-    __slots__ = ("_found", "_parts", "_read")
+    __slots__ = ("_found", "_read", "parts")
 
     def __init__(self, parts: list[Any], read: Callable[[Any], T]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._read = read
         self._found: tuple[T, ...] | None = None
 
     def _all(self) -> tuple[T, ...]:
         if self._found is None:
-            self._found = tuple(map(self._read, self._parts))
+            self._found = tuple(map(self._read, self.parts))
         return self._found
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self.parts)
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._all())

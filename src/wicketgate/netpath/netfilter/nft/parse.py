@@ -54,7 +54,8 @@ def parse(text: str, *, source: str = "nft -j list ruleset", skip: Iterable[Tabl
     return reader.tables()
 
 
-def _rule_of(body: dict[str, Any]) -> Rule:
+def rule_of(body: dict[str, Any]) -> Rule:
+    """A rule, from an object with a list `expr`."""
     comment = body.get("comment", "")
     return Rule(
         body.get("handle", 0),
@@ -108,7 +109,7 @@ class _Reader:
     def tables(self) -> dict[TableKey, Table]:
         for (key, chain), rules in self._rules.items():
             chains = self._tables[key].chains
-            chains[chain] = replace(chains[chain], rules=Unread(rules, _rule_of))
+            chains[chain] = replace(chains[chain], rules=Unread(rules, rule_of))
         return {key: table for key, table in self._tables.items() if key not in self._skip}
 
     def _error(self, item: Any, expected: str) -> InputError:
