@@ -171,7 +171,7 @@ class FilterStand:
             "for s in net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 "
             "net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.all.send_redirects=0 net.ipv4.icmp_ratelimit=0 "
             "net.ipv6.icmp.ratelimit=0 net.ipv4.icmp_msgs_per_sec=1000000 net.ipv4.icmp_msgs_burst=1000000 "
-            "net.ipv4.conf.all.accept_local=1 net.netfilter.nf_conntrack_max=1000000; do sysctl -qw $s 2>/dev/null; done",
+            "net.ipv4.conf.all.accept_local=1 net.netfilter.nf_conntrack_max=1000000; do sysctl -qw $s 2>/dev/null || true; done",
         ]
         for name, mac in MAC.items():
             script += [

@@ -19,7 +19,7 @@ from wicketgate.netpath.routing import Routing, Way
 from wicketgate.netpath.snapshot import Snapshot
 from wicketgate.netpath.source_check import Blocked, input4
 
-ERRNO = {"EINVAL": 22, "ENETUNREACH": 101, "EHOSTUNREACH": 113, "EACCES": 13, "ENODEV": 19}
+ERRNO = {"EINVAL": 22, "EXDEV": 18, "ENETUNREACH": 101, "EHOSTUNREACH": 113, "EACCES": 13, "ENODEV": 19}
 
 
 @dataclass
@@ -174,7 +174,7 @@ def differs(ask: Ask, kernel: tuple, said) -> str | None:
     if isinstance(said, Refused | Blocked):
         if len(kernel) != 1:
             return f"the model refuses ({said}), the kernel gives {kernel}"
-        # For a packet that comes in, Linux 6.18 says EINVAL for each refusal of a source or destination.
+        # Before 6.14 the source check has errnos of its own, since then EINVAL stands for each of its refusals.
         wanted = {ERRNO.get(said.errno, -1)} | ({22} if isinstance(said, Blocked) else set())
         return None if kernel[0] in wanted else f"the model says {said}, the kernel errno {kernel[0]}"
     assert isinstance(said, Way)

@@ -7,6 +7,8 @@ which has its own; what it takes itself, by raw sockets; why it drops, by `DropT
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import struct
 import subprocess
@@ -67,6 +69,11 @@ REASONS = {
     ("listener-wrong-address", 4): {"NO_SOCKET"},
     ("listener-wrong-address", 6): {"NO_SOCKET"},
 }
+
+# Linux 6.14 gave the refusals of fib_validate_source() and ip_route_input_slow() their names; before, only rp_filter's has one.
+if tuple(int("0" + re.sub(r"\D.*", "", part)) for part in os.uname().release.split(".")[:2]) < (6, 14):
+    for code in ("martian-source", "martian-destination"):
+        REASONS[code, 4] |= {"NOT_SPECIFIED"}
 
 
 @dataclass

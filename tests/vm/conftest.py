@@ -17,6 +17,7 @@ SCRIPTS = {
     "test_kernel_wireguard": ("inside_wireguard", 180),
     "test_kernel_vrf": ("inside_vrf", 180),
     "test_kernel_gateway": ("inside_gateway", 900),
+    "test_kernel_agreement": ("inside_agreement", 420),  # last: it loads modules whose lack others test
 }
 BOOT = 150  # seconds, with the copy of programs into memory
 
