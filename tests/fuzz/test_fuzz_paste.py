@@ -8,7 +8,7 @@ import random
 import time
 from pathlib import Path
 
-from unit.netpath.test_paste import IPTABLES, LOG, WHOLE
+from unit.netpath.test_paste import CHAINS, IPTABLES, LOG, WHOLE
 from wicketgate.doctor.examine import examine
 from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import InputError, StateError
@@ -23,6 +23,7 @@ WORDS = (
     "::/0", "fe80::%eth0/64", "99999999999999999999", "-1", "0x", "0xzz/0x", "é", "\x00", "\x1b[31m", "\u2028", "*filter", "COMMIT", "-A INPUT",
     "interface: wg0", "peer: x", "[#] ip rule add", "[#] ip link set", "1: lo: <UP>", "inet", "inet 1.2.3.4/99", "LISTEN 0 0 [::1]%lo:80 *:*", "jhash",
     "a | ", "( ", "map {", "vmap @", "type filter hook", "priority", "elements = {", "suppress_prefixlength", "/", "::", "1.2.3.4-", "net.ipv4.x = 1",
+    "Chain X (policy DROP)", "Chain Y (1 references)", "target prot opt in out source destination", "all -- * * anywhere", "[goto] ", "to:", "/* ",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_damaged_pastes_are_examined_or_refused_in_words():
     """Whatever is in it: no crash, no endless work, and a report that can be printed."""
     nft = "\n".join(path.read_text() for path in sorted(CORPUS.glob("*.nft")))
     tables = "\n".join(path.read_text() for path in sorted(CORPUS.glob("*.iptables")))
-    whole = (WHOLE, WHOLE + LOG, WHOLE + IPTABLES, nft, tables, WHOLE + nft, LOG + WHOLE[:1500])
+    whole = (WHOLE, WHOLE + CHAINS, WHOLE + LOG, WHOLE + IPTABLES, nft, tables, WHOLE + nft, LOG + WHOLE[:1500])
     chance = random.Random(20261127)
     end, tried, examined = time.monotonic() + SECONDS, 0, 0
     while time.monotonic() < end:

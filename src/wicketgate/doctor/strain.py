@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from wicketgate.netpath.lookup import Question
-from wicketgate.netpath.routing import Routing, Way
+from wicketgate.netpath.lookup import Found, Question
+from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.settings import NotTold
 from wicketgate.netpath.snapshot import IPAddress, Link, Snapshot, WireGuardState
 from wicketgate.netpath.wireguard import outer_length
@@ -69,11 +69,12 @@ def _endpoints(state: WireGuardState) -> tuple[IPAddress, ...]:
 
 
 def _way_to(routing: Routing, state: WireGuardState, endpoint: IPAddress) -> str:
+    """The interface alone: a source address need not be chosen, so a paste without parameters tells it too."""
     try:
-        way = routing.output(Question(endpoint, mark=state.fwmark, protocol=17))
+        found = routing.lookup(Question(endpoint, mark=state.fwmark, protocol=17))
     except NotTold:
         return ""
-    return way.hops[0].oif if isinstance(way, Way) and way.hops else ""
+    return found.hops[0].oif if isinstance(found, Found) and found.hops else ""
 
 
 def _full(snapshot: Snapshot) -> Iterator[str]:

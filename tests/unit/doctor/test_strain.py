@@ -60,6 +60,11 @@ def test_no_way_and_no_interface_are_no_strain():
     assert said(replace(SEED_POD, wireguard=(replace(WG0, ifname="wg9"),))) == ()
 
 
+def test_no_parameter_is_needed_for_it():
+    """A paste mostly holds none."""
+    assert said(replace(sized(8921, 9001), sysctls={})) == said(sized(8921, 9001))
+
+
 @pytest.mark.parametrize(
     ("count", "most", "full"),
     [("262144", "262144", True), ("256902", "262144", True), ("250000", "262144", False), ("9", "0", False),

@@ -270,6 +270,73 @@ def test_iptables_s_is_one_table_of_an_unknown_kind():
     assert asked.supposed.diagnosis.cause.code == "input-drop"
 
 
+CHAINS = """\
+$ iptables -nvL
+Chain INPUT (policy ACCEPT 0 packets, 0 bytes)
+ pkts bytes target     prot opt in     out     source               destination
+    5   300            all  --  *      *       0.0.0.0/0            0.0.0.0/0            /* counts only */
+   1K   60K DROP       tcp  --  eth0   *       0.0.0.0/0            0.0.0.0/0            tcp dpt:9000
+
+Chain FORWARD (policy DROP 12 packets, 720 bytes)
+ pkts bytes target     prot opt in     out     source               destination
+
+Chain OUTPUT (policy ACCEPT 0 packets, 0 bytes)
+ pkts bytes target     prot opt in     out     source               destination
+
+Chain f2b (1 references)
+num   pkts bytes target     prot opt in     out     source               destination
+1        0     0 RETURN     0    --  *      *      !10.0.0.0/8           0.0.0.0/0            tcp flags:0x17/0x02 MARK what
+"""
+
+
+def listed(text: str) -> str:
+    """What is taken for iptables' rules of a paste with this listing instead of the others."""
+    return pasted(WHOLE.replace(NO_FIREWALL, text)).firewall.iptables_nft or ""
+
+
+def test_iptables_l_is_read_as_far_as_it_goes():
+    """Targets, interfaces, ports, policies; a rule without a target; what is not understood is a match that nobody knows."""
+    assert listed(CHAINS).splitlines() == [
+        "*filter", ":INPUT ACCEPT [0:0]", ":FORWARD DROP [0:0]", ":OUTPUT ACCEPT [0:0]", ":f2b - [0:0]",
+        '-A INPUT -m comment --comment "counts only"',
+        "-A INPUT -i eth0 -p tcp -m tcp --dport 9000 -j DROP",
+        "-A f2b ! -s 10.0.0.0/8 -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -m not-understood -j RETURN",
+        "COMMIT",
+    ]  # fmt: skip
+    asked = examine(pasted(WHOLE.replace(NO_FIREWALL, CHAINS)), [_to_port()]).findings[0]
+    assert asked.supposed is not None
+    assert asked.supposed.diagnosis.cause is not None
+    assert asked.supposed.diagnosis.cause.where == "-A INPUT -i eth0 -p tcp -m tcp --dport 9000 -j DROP"
+
+
+def test_without_v_no_rule_is_believed_to_be_for_every_interface():
+    """`-j DROP` may have been for wg0 alone: unknown, also where all rules are supposed to be listed."""
+    text = "$ iptables -L\nChain INPUT (policy ACCEPT)\ntarget prot opt source destination\nDROP all -- anywhere anywhere\n"
+    text += "ACCEPT all -- myhost.example.com anywhere\n"
+    said = listed(text)
+    assert "-A INPUT -m interfaces-not-listed -j DROP" in said
+    assert "-A INPUT -m not-understood -m interfaces-not-listed -j ACCEPT" in said
+    asked = examine(pasted(WHOLE.replace(NO_FIREWALL, text)), [_to_port()]).findings[0]
+    assert asked.diagnosis.cause is None
+    assert asked.supposed is None or not asked.supposed.diagnosis.works
+
+
+def test_chains_that_were_not_listed_decide_nothing():
+    """`iptables -S INPUT` and a listing that was cut off: what FORWARD holds is not known."""
+    said = listed("$ iptables -S INPUT\n-P INPUT ACCEPT\n")
+    assert "-A FORWARD -m chain-not-listed -j DROP" in said
+    assert "-A INPUT" not in said
+
+
+def test_two_tables_without_their_commands_are_told_apart():
+    """Only nat has those chains; one table that was listed twice counts as it was listed last."""
+    nat = "\n".join(f"Chain {name} (policy ACCEPT)\ntarget prot opt source destination" for name in
+                    ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"))  # fmt: skip
+    said = listed(f"{CHAINS.partition(chr(10))[2]}\n{nat}\n{CHAINS}")
+    assert said.count("*filter") == 1
+    assert "*nat\n:PREROUTING ACCEPT [0:0]" in said
+
+
 @pytest.mark.parametrize("cut", ["COMMIT\n", "}\n"])
 def test_a_listing_that_was_cut_off_is_not_taken_for_whole(cut):
     """Without its end: the firewall was not read."""
@@ -298,7 +365,7 @@ def test_a_reject_of_the_text_may_be_for_one_family():
     assert "tcp dport 9000 reject" in asked.supposed.diagnosis.cause.where
 
 
-@pytest.mark.parametrize("instead", ["Chain INPUT (policy ACCEPT)\ntarget prot opt source destination\n",
+@pytest.mark.parametrize("instead", ["Chain INPUT (policy ACCEPT)\ntarget prot opt source destination\nDROP tcp -- anywhere anywhere\n",
                                      "Kernel IP routing table\nDestination Gateway Genmask Flags Metric Ref Use Iface\n"])  # fmt: skip
 def test_outputs_that_say_less_are_named(instead):
     """With what to paste instead."""

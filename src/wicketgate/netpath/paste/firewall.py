@@ -47,7 +47,10 @@ def _tables(family: Family, found: Sorted, holes: Holes, *, told: bool) -> dict[
         whole = [each for each in listings if each.is_save]
         if len(whole) > 1:
             holes.doubt(tool, "iptables-save was pasted twice; the last one counts")
-        text = (whole[-1].text() if whole else "") or "".join(each.text() for each in listings)
+        tables = {each.table: each for each in listings if not each.is_save}
+        if not whole and len(tables) < len(listings):
+            holes.doubt(tool, "one table was listed twice; its last listing counts")
+        text = (whole[-1].text() if whole else "") or "".join(each.text() for each in tables.values())
         if whole and sum(line.startswith("*") for line in whole[-1].lines) > whole[-1].lines.count("COMMIT"):
             holes.doubt(tool, "iptables-save was cut off: its last table has no COMMIT")
             return {nft: None, legacy: None}

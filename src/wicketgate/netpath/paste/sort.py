@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from wicketgate.netpath.paste import links, quick_log, routes, rules, sockets, sysctls, tables_text, wireguard
+from wicketgate.netpath.paste.chains_text import ChainReader
 from wicketgate.netpath.paste.lines import Command, clean, command_of, quotable
 from wicketgate.netpath.paste.nft_text import depth_of, is_table_line
 from wicketgate.netpath.paste.tables_text import Origin, Saved
@@ -21,11 +22,12 @@ _IPSET = re.compile(
 )
 # What people paste instead, and what says more.
 _LESS = (
-    ("Chain ", "`iptables -L` leaves out tables and interfaces: paste iptables-save"),
+    ("Chain ", "`iptables -L` was not understood: paste iptables-save"),
     ("Kernel IP routing table", "`route -n` shows one table: paste ip route show table all"),
     ("[Interface]", "a configuration says what should be, not what is: paste wg show, without keys"),
     ("PrivateKey", "a private key was in the paste: it was not read; whoever saw it has it"),
 )
+_WITHOUT_V = "`iptables -L` leaves out interfaces: paste iptables-save"
 
 
 @dataclass
@@ -86,6 +88,7 @@ class _Sorter:
         self._in_wireguard = False
         self._legacy_too: set[Family] = set()
         self._origin = Origin()
+        self._chains = ChainReader()
 
     def take(self, at: int, line: str) -> None:
         """The next line."""
@@ -153,7 +156,27 @@ class _Sorter:
         if stripped == "COMMIT" and self._saved is not None:
             self._saved.lines.append(stripped)
             return True
-        return False
+        return self._listed_chains(stripped)
+
+    def _listed_chains(self, stripped: str) -> bool:
+        """Of `iptables -L`."""
+        spelled = self._chains.take(stripped)
+        if spelled is None:
+            return False
+        for each in spelled:
+            begins = each.startswith("-P ")
+            if begins and self._saved is not None and self._begins_anew(each.split()[1], self._saved):
+                self._saved = None
+            self._listing(save=False).lines.append(each)
+        if self._chains.hides_interfaces and _WITHOUT_V not in self.found.notes:
+            self.found.notes.append(_WITHOUT_V)
+        return True
+
+    @staticmethod
+    def _begins_anew(chain: str, saved: Saved) -> bool:
+        """The next table's listing, with no command before it: PREROUTING is always the first chain."""
+        listed = {line.split()[1] for line in saved.lines if line.startswith("-P ")}
+        return chain in listed or (chain == "PREROUTING" and bool(listed))
 
     def _listing(self, *, save: bool) -> Saved:
         command = self._command

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN
 from wicketgate.netpath.snapshot import Family
 
 _TABLE = re.compile(r"^\*(filter|nat|mangle|raw|security)$")
@@ -17,6 +18,7 @@ _BUILT_IN = {
     ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"): "mangle",
     ("PREROUTING", "OUTPUT"): "raw",
 }
+NOT_LISTED = "chain-not-listed"
 _SAVED = re.compile(r"^(?:\[\d+:\d+\] )?-[ANPI] \S+|^:\S+ \S+ \[\d+:\d+\]$")
 _SIX = re.compile(r"(?<=\s)-[sd] [0-9a-fA-F]*:[0-9a-fA-F:]*")
 
@@ -71,16 +73,28 @@ class Saved:
             return self.origin.family
         return 6 if any(_SIX.search(line) for line in self.lines) else 4
 
+    @property
+    def table(self) -> str:
+        """The one that `iptables -S` shows: as typed, or the one that has these chains."""
+        return self.listed_table or _BUILT_IN.get(tuple(words[1] for words in self._policies()), "filter")
+
+    def _policies(self) -> list[list[str]]:
+        return [line.split() for line in self.lines if line.startswith("-P ")]
+
     def text(self) -> str:
         """In the form of iptables-save."""
         if self.is_save:
             return "\n".join(self.lines) + "\n"
-        policies = [line.split() for line in self.lines if line.startswith("-P ")]
-        names = tuple(words[1] for words in policies)
-        table = self.listed_table or _BUILT_IN.get(names, "filter")
+        policies, table = self._policies(), self.table
+        names = {words[1] for words in policies}
         chains = [f":{words[1]} {words[2]} [0:0]" for words in policies if len(words) > 2]
         chains += [f":{line.split()[1]} - [0:0]" for line in self.lines if line.startswith("-N ")]
         rules = [line for line in self.lines if line.startswith("-A ")]
+        # `iptables -L INPUT`, or a listing that was cut off: what the others hold is not known
+        for name in BUILT_IN.get(table, ()):
+            if name not in names:
+                chains.append(f":{name} ACCEPT [0:0]")
+                rules.append(f"-A {name} -m {NOT_LISTED} -j DROP")
         return "\n".join([f"*{table}", *chains, *rules, "COMMIT"]) + "\n"
 
 
