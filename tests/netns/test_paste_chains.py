@@ -31,7 +31,8 @@ def plain(option: Option) -> tuple[str, tuple[str, ...], bool]:
         "esp": "50",
         "ah": "51",
         "gre": "47",
-        "sctp": "132", "ipencap": "4",
+        "sctp": "132",
+        "ipencap": "4",
     }
     args = tuple(
         numbers.get(arg, arg) if option.name == "p" else ",".join(sorted(_unmasked(arg).split(",")))
