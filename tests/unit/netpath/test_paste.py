@@ -243,6 +243,29 @@ COMMIT
 """
 
 
+def test_wg_quicks_log_tells_where_it_failed():
+    """The commonest post of all: /proc/sys is read-only. What wg-quick took back is not taken for there."""
+    log = """[#] ip link add wg0 type wireguard
+[#] ip -4 address add 10.2.0.2/32 dev wg0
+[#] ip link set mtu 1420 up dev wg0
+[#] ip -4 rule add not fwmark 51820 table 51820
+[#] ip -4 rule add table main suppress_prefixlength 0
+[#] sysctl -q net.ipv4.conf.all.src_valid_mark=1
+sysctl: setting key "net.ipv4.conf.all.src_valid_mark": Read-only file system
+[#] ip -4 rule delete table 51820
+[#] ip -4 rule delete table main suppress_prefixlength 0
+[#] ip link delete dev wg0
+"""
+    text = ADDRESSES + log
+    snapshot = pasted(text)
+    (words,) = [each.why for each in snapshot.unread if "takes back" in each.why]
+    assert "`sysctl -q net.ipv4.conf.all.src_valid_mark=1`" in words
+    assert "Read-only file system" in words
+    assert snapshot.sysctls.get("net.ipv4.conf.all.src_valid_mark") != "1", "it was not set"
+    assert [rule for rule in snapshot.rules if rule.family == 4 and rule.table == 51820] == []
+    assert not any(rule.suppress_prefixlength == 0 for rule in snapshot.rules)
+
+
 def test_iptables_save_of_the_nft_kind_tells_that_there_is_no_legacy():
     """It would warn of legacy tables; with the warning, legacy's own listing is asked for."""
     text = WHOLE.replace("$ iptables-save\n", f"$ iptables-save\n{IPTABLES}")

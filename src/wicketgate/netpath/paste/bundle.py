@@ -97,6 +97,8 @@ class _Reader:
         firewall = firewall_of(self._sorted, self._holes, self._words, families)
         if self._log.firewall:
             self._holes.doubt("wg-quick's log", f"what `{quotable(self._log.firewall[0])}` changed is not in it")
+        for words in self._sorted.failures:
+            self._holes.doubt("wg-quick's log", words)
         for line in self._log.unread:
             self._holes.doubt("wg-quick's log", f"not understood: {quotable(line)}")
         for name, number in self._tables.own.items():

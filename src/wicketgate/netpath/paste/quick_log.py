@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_interface
 
 from wicketgate.netpath.paste.routes import route_of
@@ -19,6 +19,18 @@ from wicketgate.netpath.snapshot import Address, Family, Link, Route, Rule
 _LINE = re.compile(r"^\s*\[#\] (.+)$")
 _FIRST_INDEX = 1_000_000  # of an interface whose number the log does not tell
 _FIRST_PRIORITY = 32765  # the kernel puts a rule without a priority before those that are there (fib_default_rule_pref)
+
+
+_FAILED = re.compile(
+    r"(Read-only file system|Operation not permitted|Permission denied|No such (?:file|device)|not supported|Unknown device type|"
+    r"File exists|command not found|Table does not exist|Cannot find device|Address already in use|can't initialize iptables|"
+    r"RTNETLINK answers)", re.IGNORECASE,
+)  # fmt: skip
+
+
+def is_complaint(line: str) -> bool:
+    """What stands below a line of the log when its command failed: wg-quick then takes back what it did."""
+    return _FAILED.search(line) is not None
 
 
 def is_log_line(line: str) -> bool:
@@ -100,8 +112,13 @@ def _ip(words: list[str], log: QuickLog, tables: TableNames) -> None:
     elif what == "rule" and verb == "add":
         _rule(rest, family, log, tables)
     elif what == "rule" and verb in ("del", "delete"):
-        gone = replace(selector_of(rest, Rule(family, 0), tables), priority=0)
-        log.rules[family] = [each for each in log.rules[family] if replace(each, priority=0) != gone]
+        # The kernel takes away the first rule that has what the request names (fib_nl_delrule): `rule del table 51820`
+        asked, blank = selector_of(rest, Rule(family, -1, table=-1), tables), Rule(family, -1, table=-1)
+        named = [each.name for each in fields(Rule) if getattr(asked, each.name) != getattr(blank, each.name)]
+        for rule in log.rules[family]:
+            if all(getattr(rule, name) == getattr(asked, name) for name in named):
+                log.rules[family].remove(rule)
+                break
 
 
 def _link(verb: str, rest: list[str], log: QuickLog) -> None:

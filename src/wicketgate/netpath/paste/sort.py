@@ -65,6 +65,7 @@ class Sorted:
     sockets_of: set[str] = field(default_factory=set)
     sysctls: dict[str, str] = field(default_factory=dict)
     quick: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)  # of wg-quick's commands
     commands: list[Command] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -89,6 +90,7 @@ class _Sorter:
         self._legacy_too: set[Family] = set()
         self._origin = Origin()
         self._chains = ChainReader()
+        self._after_log = False
 
     def take(self, at: int, line: str) -> None:
         """The next line."""
@@ -212,7 +214,15 @@ class _Sorter:
     def _wireguard(self, line: str) -> bool:
         if quick_log.is_log_line(line):
             self.found.quick.append(line)
+            self._after_log = True
             return True
+        if self._after_log and quick_log.is_complaint(line):
+            if self.found.quick:
+                failed = self.found.quick.pop().strip().removeprefix("[#] ")
+                words = f"`{quotable(failed)}` failed, and wg-quick takes back what it did: {quotable(line, 120)}"
+                self.found.failures.append(words)
+            return True
+        self._after_log = False
         if wireguard.is_interface_line(line):
             self._in_wireguard = True
         elif not (self._in_wireguard and wireguard.is_field_line(line)):
