@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-all test-vm test-image fuzz check format bench clean
+.PHONY: help setup lab test test-all fuzz check format bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test-all: $(STAMP) ## every lane: slow tests, fuzzers, a browser, a kernel with 
 	$(VENV)/bin/pytest -q -n $(WORKERS) -m "not vm and not image" tests
 	$(VENV)/bin/pytest -q -m "vm" tests
 	$(VENV)/bin/pytest -q -m "image" tests
+
+fuzz: $(STAMP) ## the fuzzers for longer, with new dice: WICKET_FUZZ_SECONDS each (120), WICKET_FUZZ_SEED repeats a run
+	WICKET_FUZZ_SECONDS=$${WICKET_FUZZ_SECONDS:-120} $(VENV)/bin/pytest -q -n $(WORKERS) -o timeout=0 tests/fuzz
 
 check: $(STAMP) ## ruff, mypy --strict, layers, spelling
 	$(VENV)/bin/ruff check .

@@ -10,12 +10,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from fuzz.budget import new_seed, seconds
 from wicketgate.errors import InputError
 from wicketgate.netpath.netfilter.ruleset import Ruleset
 from wicketgate.netpath.packet import SYN, TCP, Connection, Packet
 from wicketgate.netpath.snapshot import Firewall, Snapshot
 
-SECONDS = 15.0
+SECONDS = seconds(15.0)
 CORPUS = Path(__file__).parents[1] / "corpus"
 WORDS = (
     "-j", "-A", "-m", "!", "--dport", "99999999999999999999", "DROP", "0x", "10.0.0.0/99", "::1/129", "RETURN", "\x00", "é", '"',
@@ -119,7 +120,7 @@ def random_json(chance: random.Random) -> str:
 
 def test_damaged_listings_are_judged_or_refused() -> None:
     """Whatever happens to a listing: it ends, with a verdict or with the error for users."""
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed()
     chance = random.Random(seed)
     texts = [path.read_text() for path in sorted(CORPUS.glob("*.ip*tables"))]
     sets = "".join(path.read_text() for path in sorted(CORPUS.glob("*.ipset"))) + SETS

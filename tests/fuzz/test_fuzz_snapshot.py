@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
+from fuzz.budget import new_seed, seconds
 from wicketgate.doctor.examine import examine
 from wicketgate.errors import InputError, StateError
 from wicketgate.netpath.codec import from_json, to_json
@@ -27,7 +28,7 @@ from wicketgate.netpath.snapshot import (
     WireGuardState,
 )
 
-SECONDS = 15.0
+SECONDS = seconds(15.0)
 MOST = 30.0  # seconds for one snapshot, on a busy machine: a guess that only what goes round for ever misses
 CORPUS = Path(__file__).parents[1] / "corpus"
 VALUES: tuple[Any, ...] = (
@@ -120,7 +121,7 @@ def damaged(chance: random.Random, text: str) -> str:
 
 def test_damaged_snapshots_are_examined_or_refused() -> None:
     """Whatever happens to a snapshot: it ends soon, with an examination or with the error for users."""
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed()
     chance = random.Random(seed)
     whole = to_json(seed_pod())
     examine(from_json(whole))

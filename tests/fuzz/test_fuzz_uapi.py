@@ -6,9 +6,10 @@ from __future__ import annotations
 import random
 import time
 
+from fuzz.budget import new_seed, seconds
 from wicketgate.kernel.uapi import MalformedReplyError, parse_device
 
-SECONDS = 20.0
+SECONDS = seconds(20.0)
 SECRET = bytes([0x5A] * 32).hex()
 SEED_REPLY = (
     f"private_key={SECRET}\nlisten_port=51820\nfwmark=51820\n"
@@ -48,7 +49,7 @@ def damage(chance: random.Random, reply: bytes) -> bytes:
 
 def test_damaged_replies_are_read_or_refused() -> None:
     """Whatever happens to a reply: the parser ends, with a device or its own error, and repeats no secret."""
-    seed = random.SystemRandom().randrange(2**32)
+    seed = new_seed()
     chance = random.Random(seed)
     end = time.monotonic() + SECONDS
     read = refused = 0

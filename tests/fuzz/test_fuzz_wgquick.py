@@ -6,18 +6,18 @@ The seed is printed on failure; WICKET_FUZZ_SEED repeats a run, WICKET_FUZZ_SECO
 
 from __future__ import annotations
 
-import os
 import random
 import time
 
 import pytest
 
+from fuzz.budget import new_seed, seconds
 from wicketgate.config import edit
 from wicketgate.config.problems import ConfigErrors
 from wicketgate.config.wgquick import MAX_FILE_BYTES, MAX_LINE_BYTES, generate, parse, render
 
-SECONDS = float(os.environ.get("WICKET_FUZZ_SECONDS", "15"))
-SEED = int(os.environ.get("WICKET_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
+SECONDS = seconds(15)
+SEED = new_seed()
 SLOWEST = 2.0  # seconds of processor time for an input of a few kilobytes; a hundred times what it needs
 PRIVATE = b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 PSK = b"/UwcSPg38hW/D9Y3tcS1FOV0K1wuURMbS0sesJEP5ak="

@@ -11,6 +11,7 @@ import time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz.budget import new_seed, seconds
 from wicketgate.clock import FakeClock
 from wicketgate.wireguard import packets
 from wicketgate.wireguard.cookie import CookieJar, CookieMaker, MacVerdict
@@ -21,7 +22,7 @@ from wicketgate.wireguard.packets import Segment
 from wicketgate.wireguard.primitives import KeyPair
 from wicketgate.wireguard.transport import Session
 
-SECONDS = 10.0  # each
+SECONDS = seconds(10.0)  # each
 CLIENT, SERVER = KeyPair(PrivateKey(bytes(range(32)))), KeyPair(PrivateKey(bytes(range(32, 64))))
 STAMP = bytes.fromhex("400000006553f10a00000000")
 
@@ -66,7 +67,9 @@ def test_messages_handshake_and_cookies():
     seeds = [first, second, maker.reply(first, 7, b"source").encode(), session.seal(b"\x45" * 20), session.seal(b"")]
     receiver = Session(sending=bytes(32), receiving=bytes(32), local=7, remote=9)
     opened = 0
-    for data in mutations(seeds, random.Random(1)):
+    seed = new_seed()
+    print(f"WICKET_FUZZ_SEED={seed}")
+    for data in mutations(seeds, random.Random(seed)):
         initiation = Initiation.parse(data)
         if initiation is not None:
             if maker.check(data, b"source") is not MacVerdict.INVALID:
@@ -104,7 +107,9 @@ def test_packets():
         )
     ]
     parsed = 0
-    for data in mutations(seeds, random.Random(2)):
+    seed = new_seed()
+    print(f"WICKET_FUZZ_SEED={seed}")
+    for data in mutations(seeds, random.Random(seed)):
         packet = packets.parse_ip(data)
         packets.quotes(data, seeds[0])
         packets.quotes(data, seeds[3])
