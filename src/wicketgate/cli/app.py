@@ -14,10 +14,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from types import FunctionType
 from typing import TYPE_CHECKING, NoReturn
 
 from wicketgate import __version__
+from wicketgate.cli.help_text import reflowed
 from wicketgate.errors import InputError, StateError, WicketError
 
 if TYPE_CHECKING:
@@ -83,11 +86,26 @@ def build(chosen: str = "") -> App:
     app.register_install_completion_command()
     for command in COMMANDS:
         module = f"wicketgate.cli.{command.name}"
-        if find_spec(module) is not None:
-            app.command(
-                f"{module}:{command.name}", name=command.name, help=None if command.name == chosen else command.help
-            )
+        if find_spec(module) is None:
+            continue
+        if command.name == chosen:
+            found = getattr(import_module(module), command.name)
+            _reflow(found)
+            app.command(found, name=command.name)
+        else:
+            app.command(f"{module}:{command.name}", name=command.name, help=command.help)
     return app
+
+
+def _reflow(command: FunctionType | App) -> None:
+    """Help that fits the terminal, of a command or of each of a group's."""
+    if isinstance(command, FunctionType):
+        functions = [command]
+    else:
+        made = [command[name].default_command for name in command if not name.startswith("-")]
+        functions = [each for each in made if isinstance(each, FunctionType)]
+    for function in functions:
+        function.__doc__ = reflowed(function.__doc__ or "")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -60,7 +60,7 @@ def doctor(
       wicket doctor --apply
       wicket doctor --html report.html
       wicket snapshot > pod.json; wicket doctor --bundle pod.json --json
-      (ip addr; ip rule; ip route show table all; ss -lntu) | wicket doctor --bundle -
+      (ip addr; ip rule; ip route show table all) | wicket doctor --bundle -
 
     Args:
         netns: look into this network namespace: a name of `ip netns`, a path, or `pid:N`.
