@@ -306,14 +306,14 @@ def test_the_outputs_people_paste_first_are_enough_for_the_rule(seed):
     to_port = [f for f in examination.findings if f.diagnosis.concern.flow.destination_port == 9000]
     stranger = next(f for f in to_port if str(f.diagnosis.concern.flow.source) == "203.0.113.9")
     assert stranger.diagnosis.cause is None
-    assert stranger.supposed is not None
-    assert "there are no firewall rules" in stranger.supposed.words
-    assert "rp_filter" in stranger.supposed.words
-    cause = stranger.supposed.diagnosis.cause
+    assert len(stranger.supposed) == 1
+    assert "there are no firewall rules" in stranger.supposed[0].words
+    assert "rp_filter" in stranger.supposed[0].words
+    cause = stranger.supposed[0].diagnosis.cause
     assert cause is not None
     assert cause.code == "reply-into-tunnel"
     assert "lookup 51820" in cause.where
-    assert stranger.supposed.fixes[0].fix.id == "source-rule"
+    assert stranger.supposed[0].fixes[0].fix.id == "source-rule"
     missing = {each.why.rpartition(": ")[2] for each in examine_unread(text)}
     assert {"nft list ruleset", "iptables-save", "wg show"} <= missing
 

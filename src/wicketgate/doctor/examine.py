@@ -52,7 +52,7 @@ class Finding:
     fixes: tuple[Proved, ...] = ()
     wrong_advice: tuple[str, ...] = ()
     door: Passage | None = None
-    supposed: Supposed | None = None
+    supposed: tuple[Supposed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,5 +142,5 @@ def examine(snapshot: Snapshot, asked: Sequence[Concern] = (), judge: Judge | No
         notes += more
     unknown = [each.diagnosis for each in findings if not each.diagnosis.works and not each.diagnosis.broken]
     supposed = suppose(snapshot, found.concerns, found.others, unknown)
-    findings = tuple(replace(each, supposed=supposed.get(each.diagnosis.concern)) for each in findings)
+    findings = tuple(replace(each, supposed=supposed.get(each.diagnosis.concern, ())) for each in findings)
     return Examination(findings, tuple(notes))

@@ -98,8 +98,8 @@ def _section(finding: Finding, number: int) -> str:
         if finding.wrong_advice:
             items = "".join(f"<li>{escape(advice)}.</li>" for advice in finding.wrong_advice)
             parts.append(f"<h3>Not a fix</h3><ul>{items}</ul>")
-    if finding.supposed is not None:
-        parts += _supposed(finding.supposed, number)
+    for at, supposed in enumerate(finding.supposed):
+        parts += _supposed(supposed, f"{number}-{at}")
     parts.append("</section>")
     return "\n".join(parts)
 
@@ -110,7 +110,7 @@ def _blamed(cause: Cause) -> Iterator[str]:
     yield f"<p>{escape(cause.explanation)}</p>"
 
 
-def _supposed(supposed: Supposed, number: int) -> Iterator[str]:
+def _supposed(supposed: Supposed, name: str) -> Iterator[str]:
     """What would hold if what was not read were as it mostly is."""
     found = supposed.diagnosis
     yield f"<h3>If {escape(supposed.words)}</h3>"
@@ -118,7 +118,7 @@ def _supposed(supposed: Supposed, number: int) -> Iterator[str]:
         yield "<p>Then it works, as far as this place decides.</p>"
         return
     yield from _blamed(found.cause)
-    yield way_svg(found, f"{number}-supposed") + _steps(found)
+    yield way_svg(found, f"{name}-supposed") + _steps(found)
     yield from _fixes(supposed.fixes)
 
 

@@ -45,15 +45,19 @@ def _more(finding: Finding) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if finding.door is not None:
         more["door"] = {"works": finding.door.works, "words": finding.door.words}
-    if finding.supposed is not None:
-        cause = finding.supposed.diagnosis.cause
-        more["supposing"] = {
-            "words": finding.supposed.words,
-            "works": finding.supposed.diagnosis.works,
-            "cause": None if cause is None else _cause(cause),
-            "fixes": [_fix(each) for each in finding.supposed.fixes],
-        }
+    if finding.supposed:
+        more["supposing"] = [_supposing(each) for each in finding.supposed]
     return more
+
+
+def _supposing(supposed: Supposed) -> dict[str, Any]:
+    cause = supposed.diagnosis.cause
+    return {
+        "words": supposed.words,
+        "works": supposed.diagnosis.works,
+        "cause": None if cause is None else _cause(cause),
+        "fixes": [_fix(each) for each in supposed.fixes],
+    }
 
 
 def _cause(cause: Cause) -> dict[str, str]:
@@ -110,8 +114,8 @@ def to_text(examination: Examination, pen: Pen | None = None) -> str:
         lines += ["", f"? {finding.diagnosis.concern.spelled()}", f"  unknown: {finding.diagnosis.unknown}"]
         if finding.door is not None:
             lines.append(f"  the very packet, sent here: {finding.door.words}")
-        if finding.supposed is not None:
-            lines += _supposed(finding.supposed, pen)
+        for each in finding.supposed:
+            lines += _supposed(each, pen)
     working = [each for each in examination.findings if each.diagnosis.works]
     lines += [""] if working else []
     lines += [f"+ {each.diagnosis.concern.spelled()}" for each in working]

@@ -3,14 +3,14 @@
 
 Unknown stays unknown: the verdict is another one only when the missing parts are read. But a person who pasted the
 policy rules and not the firewall is helped by "if there is no firewall: this rule". The parameters that are missing
-are tried at each of their values, and only what holds for all of them is said.
+are tried at each of their values; where the end differs, those that decide it are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from itertools import product
+from itertools import combinations, product
 from types import MappingProxyType
 
 from wicketgate.doctor.firewall import Walkers
@@ -25,6 +25,7 @@ from wicketgate.netpath.spelling import table_name
 
 _NOTHING = '{"nftables": []}'
 _MOST_NAMED = 3
+_MOST_ENDS = 3
 _KERNELS = (0, 32766, 32767)  # priorities of the rules that a new namespace has
 # What else decides a packet's way, at the kernel's own value. rp_filter, src_valid_mark and forwarding are tried at all.
 _STILL = ("accept_local", "route_localnet")
@@ -37,7 +38,7 @@ class Supposed:
 
     Attributes:
         words: the supposition: "there are no firewall rules, whatever rp_filter is".
-        diagnosis: the same cause for every value that was tried, or that it works.
+        diagnosis: the same cause for every value that the words leave open, or that it works.
         fixes: proved in the model under the supposition.
     """
 
@@ -59,7 +60,7 @@ def is_told(snapshot: Snapshot) -> bool:
 
 def suppose(
     snapshot: Snapshot, concerns: Sequence[Concern], others: Sequence[Concern], unknown: Sequence[Diagnosis]
-) -> dict[Concern, Supposed]:
+) -> dict[Concern, tuple[Supposed, ...]]:
     """Look again at what the model cannot tell.
 
     Args:
@@ -69,35 +70,88 @@ def suppose(
         unknown: what the model says of those that it cannot tell.
 
     Returns:
-        For each flow that comes to the same end whatever the missing parameters are; none where nothing is missing
-        that can be supposed.
+        For each flow what would become of it: one end, or several, each with the parameters that lead to it. None for a
+        flow whose ends are too many to be of help, or where nothing is missing that can be supposed.
     """
     words: list[str] = []
     filled = _filled(snapshot, {each.concern.flow.destination.version for each in unknown}, words)
     tried = _missing_parameters(filled)
     if not unknown or not (words or tried):
         return {}
-    worlds = list(_worlds(filled, tried))
+    values = list(product(*(_TRIED[key] for key in tried)))
+    worlds = [_world(filled, tried, each) for each in values]
     walkers = Walkers(worlds[0])
-    said = "; ".join([*words, *([f"whatever {_listed(tried)}"] if tried else [])])
-    found: dict[Concern, Supposed] = {}
+    found: dict[Concern, tuple[Supposed, ...]] = {}
     provers: dict[int, Prover] = {}
     for each in unknown:
         ends = [diagnose(walkers.of(world), each.concern) for world in worlds]
-        if len({_end(end) for end in ends}) != 1 or not (ends[0].works or ends[0].broken):
+        if not all(end.works or end.broken for end in ends):
             continue
-        # Where the packet itself is dropped because of its answer (strict rp_filter), most is needed to mend it.
-        worst = max(range(len(worlds)), key=lambda at: (ends[at].doomed is not None, -at))
-        fixes: tuple[Proved, ...] = ()
-        if ends[0].broken:
-            if worst not in provers:
-                provers[worst] = Prover(worlds[worst], concerns, others)
-            fixes = tuple(
-                proved
-                for proved in provers[worst].fixes(ends[worst])
-                if all(diagnose(walkers.of(proved.fix.apply(world)), each.concern).works for world in worlds)
-            )
-        found[each.concern] = Supposed(said, ends[0], fixes)
+        told: list[Supposed] = []
+        for said, members in _told_apart(tried, values, [_end(end) for end in ends]):
+            # Where the packet itself is dropped because of its answer (strict rp_filter), most is needed to mend it.
+            worst = max(members, key=lambda at: (ends[at].doomed is not None, -at))
+            fixes: tuple[Proved, ...] = ()
+            if ends[worst].broken:
+                if worst not in provers:
+                    provers[worst] = Prover(worlds[worst], concerns, others)
+                fixes = tuple(
+                    proved
+                    for proved in provers[worst].fixes(ends[worst])
+                    if all(diagnose(walkers.of(proved.fix.apply(worlds[at])), each.concern).works for at in members)
+                )
+            told.append(Supposed("; ".join([*words, *said]), ends[members[0]], fixes))
+        if told:
+            found[each.concern] = tuple(told)
+    return found
+
+
+def _told_apart(
+    tried: Sequence[str], values: Sequence[tuple[str, ...]], ends: Sequence[object]
+) -> list[tuple[list[str], list[int]]]:
+    """The fewest parameters that decide the end: for each end the words, and where it is met. Empty: there are too many ends."""
+    if len(set(ends)) > _MOST_ENDS:
+        return []
+    for count in range(len(tried) + 1):
+        for chosen in combinations(range(len(tried)), count):
+            groups: dict[object, list[int]] = {}
+            seen: dict[tuple[str, ...], object] = {}
+            for at, end in enumerate(ends):
+                groups.setdefault(end, []).append(at)
+                if seen.setdefault(tuple(values[at][place] for place in chosen), end) != end:
+                    break
+            else:
+                return _worded(tried, chosen, seen, groups)
+    return []
+
+
+def _worded(
+    tried: Sequence[str],
+    chosen: Sequence[int],
+    seen: Mapping[tuple[str, ...], object],
+    groups: Mapping[object, list[int]],
+) -> list[tuple[list[str], list[int]]]:
+    """The end that the fewest values lead to first; the last is everything else."""
+    rest = [name for place, name in enumerate(tried) if place not in chosen]
+    whatever = [f"whatever {_listed(rest)}"] if rest else []
+    names = [tried[place] for place in chosen]
+    order = sorted(groups, key=lambda end: sum(other == end for other in seen.values()))
+    found: list[tuple[list[str], list[int]]] = []
+    for end in order:
+        cases = [said for said, other in seen.items() if other == end]
+        if not names:
+            words = []
+        elif len(names) > 1 and len(cases) > 1 and end == order[-1]:
+            words = [f"any other {' and '.join(names)}"]
+        elif len(names) == 1:
+            words = [f"{names[0]} is {' or '.join(said for (said,) in cases)}"]
+        else:
+            words = [
+                " or ".join(
+                    " and ".join(f"{name} is {one}" for name, one in zip(names, said, strict=True)) for said in cases
+                )
+            ]
+        found.append(([*words, *whatever], groups[end]))
     return found
 
 
@@ -154,14 +208,13 @@ def _missing_parameters(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(key for key in _TRIED if not all(f"net.ipv4.conf.{name}.{key}" in snapshot.sysctls for name in names))
 
 
-def _worlds(snapshot: Snapshot, tried: Sequence[str]) -> Iterator[Snapshot]:
-    """The place with each value of the parameters that are missing, the same on every interface."""
+def _world(snapshot: Snapshot, tried: Sequence[str], values: Sequence[str]) -> Snapshot:
+    """The place with these values of the parameters that are missing, the same on every interface."""
     names = ["all", *(in_name(link.name) for link in snapshot.links)]
-    for values in product(*(_TRIED[key] for key in tried)):
-        sysctls = dict(snapshot.sysctls)
-        for key, value in (*zip(tried, values, strict=True), *((key, "0") for key in _STILL)):
-            for name in names:
-                sysctls.setdefault(f"net.ipv4.conf.{name}.{key}", value)
-            if key == "forwarding":
-                sysctls.setdefault("net.ipv6.conf.all.forwarding", value)
-        yield replace(snapshot, sysctls=MappingProxyType(sysctls))
+    sysctls = dict(snapshot.sysctls)
+    for key, value in (*zip(tried, values, strict=True), *((key, "0") for key in _STILL)):
+        for name in names:
+            sysctls.setdefault(f"net.ipv4.conf.{name}.{key}", value)
+        if key == "forwarding":
+            sysctls.setdefault("net.ipv6.conf.all.forwarding", value)
+    return replace(snapshot, sysctls=MappingProxyType(sysctls))

@@ -88,7 +88,7 @@ def test_what_was_not_read_is_supposed_apart():
     examination = examine(snapshot)
     page = Read(to_html(examination, taken_at=0.0))
     assert "cannot be told" in page.text
-    supposed = [each.supposed for each in examination.findings if each.supposed is not None]
+    supposed = [one for each in examination.findings for one in each.supposed]
     assert supposed
     assert f"If {supposed[0].words}" in page.text
     assert "32765: not from all fwmark 0xca6c lookup 51820" in page.text

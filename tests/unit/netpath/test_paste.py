@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from ipaddress import ip_address
+from itertools import product
 
 import pytest
 
+from wicketgate.doctor import suppose
 from wicketgate.doctor.examine import examine
 from wicketgate.doctor.report import to_object, to_text
 from wicketgate.errors import StateError
@@ -122,7 +126,7 @@ def test_a_whole_paste_lacks_nothing_that_decides():
     snapshot = pasted(WHOLE)
     assert missing(snapshot) == set()
     finding = next(f for f in examine(snapshot).findings if f.diagnosis.concern.kind is Kind.CLIENT)
-    assert finding.supposed is None
+    assert finding.supposed == ()
 
 
 def test_wireguard_is_read_without_keys_of_its_own():
@@ -180,16 +184,49 @@ def test_a_table_that_was_not_listed_decides_nothing():
     asked = examine(snapshot, [_to_port()]).findings[0]
     assert asked.diagnosis.cause is None
     assert "table 51820" in asked.diagnosis.unknown
-    assert asked.supposed is not None
-    assert "table 51820 is empty" in asked.supposed.words
-    assert asked.supposed.diagnosis.works
+    assert len(asked.supposed) == 1
+    assert "table 51820 is empty" in asked.supposed[0].words
+    assert asked.supposed[0].diagnosis.works
 
 
 def _to_port() -> Concern:
-    from ipaddress import ip_address
-
     flow = Flow(ip_address("203.0.113.9"), ip_address("10.0.0.2"), "tcp", 40000, 9000, iif="eth0")
     return Concern(Kind.ASKED, flow)
+
+
+def _to_wireguard() -> Concern:
+    return Concern(Kind.ASKED, replace(_to_port().flow, protocol="udp", destination_port=51820))
+
+
+def test_each_end_that_a_missing_parameter_leads_to_is_told():
+    """The client's first packet: strict rp_filter drops it, for its answer's route leads into the tunnel; else it works."""
+    snapshot = pasted(WHOLE.replace(SYSCTLS, ""))
+    asked = examine(snapshot, [_to_wireguard()]).findings[0]
+    assert not asked.diagnosis.works
+    assert asked.diagnosis.cause is None
+    strict, loose = asked.supposed
+    assert "rp_filter is 1; whatever src_valid_mark and forwarding are" in strict.words
+    assert strict.diagnosis.cause is not None
+    assert strict.diagnosis.cause.code == "rp-filter"
+    assert strict.fixes
+    assert "rp_filter is 0 or 2" in loose.words
+    assert loose.diagnosis.works
+    told = to_object(examine(snapshot, [_to_wireguard()]))["flows"][0]["supposing"]
+    assert [each["works"] for each in told] == [False, True]
+
+
+def test_two_parameters_that_decide_together_are_named_together():
+    """Where only one pair of values leads to an end, that pair is told, and the rest as any other."""
+    values = list(product("012", "01", "01"))
+    ends = ["a" if value[:2] == ("1", "0") else "b" for value in values]
+    told = suppose._told_apart(("rp_filter", "src_valid_mark", "forwarding"), values, ends)
+    assert [words for words, _ in told] == [
+        ["rp_filter is 1 and src_valid_mark is 0", "whatever forwarding is"],
+        ["any other rp_filter and src_valid_mark", "whatever forwarding is"],
+    ]
+    assert sorted(at for _, members in told for at in members) == list(range(len(values)))
+    assert suppose._told_apart(("rp_filter",), [("0",), ("1",), ("2",), ("3",)], list("abcd")) == []
+    assert suppose._told_apart((), [()], ["a"]) == [([], [0])]
 
 
 def test_rules_that_were_not_listed_decide_nothing():
@@ -223,9 +260,9 @@ def test_wg_quicks_own_log_tells_its_rules():
     assert snapshot.sysctls["net.ipv4.conf.all.src_valid_mark"] == "1"
     (asked,) = [f for f in examine(snapshot).findings if str(f.diagnosis.concern.flow.source) == "203.0.113.9"]
     assert asked.diagnosis.cause is None
-    assert asked.supposed is not None
-    assert "there are no other policy rules than the kernel's own and those shown" in asked.supposed.words
-    cause = asked.supposed.diagnosis.cause
+    assert len(asked.supposed) == 1
+    assert "there are no other policy rules than the kernel's own and those shown" in asked.supposed[0].words
+    cause = asked.supposed[0].diagnosis.cause
     assert cause is not None
     assert (cause.code, cause.where) == ("reply-into-tunnel", "32765: not from all fwmark 0xca6c lookup 51820")
     assert any("what `nft -f /dev/fd/63` changed is not in it" in each.why for each in snapshot.unread)
@@ -288,9 +325,9 @@ def test_iptables_s_is_one_table_of_an_unknown_kind():
     assert "iptables-legacy-save" in missing(snapshot)
     asked = examine(snapshot, [_to_port()]).findings[0]
     assert asked.diagnosis.cause is None
-    assert asked.supposed is not None
-    assert asked.supposed.diagnosis.cause is not None
-    assert asked.supposed.diagnosis.cause.code == "input-drop"
+    assert len(asked.supposed) == 1
+    assert asked.supposed[0].diagnosis.cause is not None
+    assert asked.supposed[0].diagnosis.cause.code == "input-drop"
 
 
 CHAINS = """\
@@ -327,9 +364,9 @@ def test_iptables_l_is_read_as_far_as_it_goes():
         "COMMIT",
     ]  # fmt: skip
     asked = examine(pasted(WHOLE.replace(NO_FIREWALL, CHAINS)), [_to_port()]).findings[0]
-    assert asked.supposed is not None
-    assert asked.supposed.diagnosis.cause is not None
-    assert asked.supposed.diagnosis.cause.where == "-A INPUT -i eth0 -p tcp -m tcp --dport 9000 -j DROP"
+    assert len(asked.supposed) == 1
+    assert asked.supposed[0].diagnosis.cause is not None
+    assert asked.supposed[0].diagnosis.cause.where == "-A INPUT -i eth0 -p tcp -m tcp --dport 9000 -j DROP"
 
 
 def test_without_v_no_rule_is_believed_to_be_for_every_interface():
@@ -341,7 +378,7 @@ def test_without_v_no_rule_is_believed_to_be_for_every_interface():
     assert "-A INPUT -m not-understood -m interfaces-not-listed -j ACCEPT" in said
     asked = examine(pasted(WHOLE.replace(NO_FIREWALL, text)), [_to_port()]).findings[0]
     assert asked.diagnosis.cause is None
-    assert asked.supposed is None or not asked.supposed.diagnosis.works
+    assert not any(each.diagnosis.works for each in asked.supposed)
 
 
 def test_chains_that_were_not_listed_decide_nothing():
@@ -381,11 +418,11 @@ def test_a_reject_of_the_text_may_be_for_one_family():
     )
     asked = examine(pasted(WHOLE.replace("$ nft list ruleset\n", nft)), [_to_port()]).findings[0]
     assert asked.diagnosis.cause is None
-    assert asked.supposed is not None
-    assert "both families" in asked.supposed.words
-    assert asked.supposed.diagnosis.cause is not None
-    assert asked.supposed.diagnosis.cause.code == "input-drop"
-    assert "tcp dport 9000 reject" in asked.supposed.diagnosis.cause.where
+    assert len(asked.supposed) == 1
+    assert "both families" in asked.supposed[0].words
+    assert asked.supposed[0].diagnosis.cause is not None
+    assert asked.supposed[0].diagnosis.cause.code == "input-drop"
+    assert "tcp dport 9000 reject" in asked.supposed[0].diagnosis.cause.where
 
 
 @pytest.mark.parametrize("instead", ["Chain INPUT (policy ACCEPT)\ntarget prot opt source destination\nDROP tcp -- anywhere anywhere\n",
