@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from netns.doctor_pods import PORT, connects, doctor, flow_to, listener, paste, wg_quick
@@ -52,6 +54,42 @@ def test_a_lost_mark_is_kept_by_the_setting(tunnelled):
         mended(tunnelled, flow, fix)
     finally:
         tunnelled.pod.run("nft", "delete", "table", "inet", "marks")
+
+
+def refused_by_rp_filter(net: PodNet) -> int:
+    """How many packets the pod's source check has dropped (TcpExtIPReversePathFilter)."""
+    names, values = (line.split() for line in net.pod.run("grep", "^TcpExt:", "/proc/net/netstat").stdout.splitlines())
+    return int(values[names.index("IPReversePathFilter")])
+
+
+def test_strict_rp_filter_on_the_clients_own_packets(tunnelled):
+    """WireGuard marks its answers, and the check does not: a source rule comes before loosening it, and the kernel agrees."""
+    sysctl(tunnelled.pod, "net.ipv4.conf.eth0.rp_filter", "1")
+    try:
+        flow = flow_to(doctor(tunnelled)[1], port=51820)
+        assert flow["cause"]["code"] == "rp-filter", flow
+        assert [fix["id"] for fix in flow["fixes"]] == ["source-rule", "loose-rp-filter"]
+        assert flow["fixes"][0]["proved_by"] == ["model", "twin"]
+        with tunnelled.client.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+
+            def dropped() -> bool:
+                before = refused_by_rp_filter(tunnelled)
+                sock.sendto(b"knock", (str(tunnelled.pod_address(4)), 51820))
+                tunnelled.client.run(
+                    "ping", "-c1", "-W0.2", str(tunnelled.pod_address(4)), check=False
+                )  # comes behind it
+                return refused_by_rp_filter(tunnelled) > before
+
+            assert dropped()
+            paste(tunnelled, flow["fixes"][0]["commands"])
+            try:
+                assert not dropped()
+                assert flow_to(doctor(tunnelled)[1], port=51820)["works"]
+            finally:
+                paste(tunnelled, flow["fixes"][0]["undo"])
+            assert dropped()
+    finally:
+        sysctl(tunnelled.pod, "net.ipv4.conf.eth0.rp_filter", "0")
 
 
 @pytest.mark.parametrize("to", ["10.44.0.77", pytest.param(f"10.44.0.2:{PORT + 1}", marks=pytest.mark.slow)])

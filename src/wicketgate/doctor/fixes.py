@@ -187,6 +187,12 @@ def _loose(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
         yield from _sysctls(snapshot, "loose-rp-filter", f"check sources on {iif} loosely", {name: "2"})
 
 
+def _checked(snapshot: Snapshot, diagnosis: Diagnosis) -> Iterator[Fix]:
+    """The rule first: by it the way back is the one the packet came by, and the check stays as strict as it was."""
+    yield from list(_answers_home(snapshot, diagnosis))[:1]
+    yield from _loose(snapshot, diagnosis)
+
+
 def _sysctls(snapshot: Snapshot, name: str, words: str, values: dict[str, str]) -> Iterator[Fix]:
     if values:
         commands = tuple(f"sysctl -w {key}={value}" for key, value in values.items())
@@ -235,7 +241,7 @@ _MAKERS = MappingProxyType[str, Maker](
         "reply-unroutable": _home_route,
         "blackhole-route": _refusing,
         "forwarding-off": _forwarding,
-        "rp-filter": _loose,
+        "rp-filter": _checked,
         "listener-wrong-address": _listen_elsewhere,
         "server-peer-claims-default": _clients_by_main,
         "masquerade-missing": masquerade,
