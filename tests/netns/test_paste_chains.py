@@ -144,6 +144,25 @@ def test_without_v_every_rule_says_that_something_is_left_out(new_host):
         assert all(NOT_SHOWN in [match.module for match in rule.matches] for rule in rules)
 
 
+def test_the_names_of_ports_are_those_of_the_machine(new_host):
+    """Without -n iptables asks /etc/services: each name that it prints is read as the number that was typed, or not at all."""
+    host = new_host("chains")
+    ports = [*range(1, 1200), 2049, 3306, 4500, 5353, 5432, 8080]
+    rules = "".join(
+        f"-A INPUT -p {kind} -m {kind} --dport {port} -j DROP\n" for port in ports for kind in ("tcp", "udp")
+    )
+    host.run("iptables-nft-restore", stdin=f"*filter\n:INPUT ACCEPT [0:0]\n{rules}COMMIT\n")
+    (one,) = sort("# iptables-nft -vL\n" + host.run("iptables-nft", "-vL").stdout).saved
+    named = 0
+    for wanted, rule in zip(rules.splitlines(), parse(one.text())["filter"].chains["INPUT"].rules(), strict=True):
+        if NOT_UNDERSTOOD not in rule.text:
+            assert rule.text == wanted
+        else:
+            named += 1
+    assert 0 < named < 700, "most have no name; of those with one the commonest are known"
+    assert " --dport 443 " in one.text()
+
+
 def test_a_line_that_is_no_rule_ends_the_listing():
     """What follows is somebody's prose."""
     reader = ChainReader()

@@ -9,7 +9,8 @@ that no verdict rests on it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 _CHAIN = re.compile(r"^Chain (\S+) \((?:policy (ACCEPT|DROP|QUEUE|RETURN)\b[^)]*|\d+ references)\)$")
 _HEAD = re.compile(r"^(num +)?(pkts +bytes +)?target +prot +opt +(in +out +)?source +destination *$")
@@ -23,29 +24,48 @@ _ADDRESS = re.compile(r"!?(?:[\d.]+(?:/[\d.]+)?|[0-9a-fA-F]*:[0-9a-fA-F:.]*(?:/\
 NOT_SHOWN = "interfaces-not-listed"
 NOT_UNDERSTOOD = "not-understood"
 
-_Spell = Callable[[re.Match[str]], str]
+_Spell = Callable[[re.Match[str]], str | None]  # None: not understood
+# What iptables without -n makes of the commonest ports (IANA's registry, as it stands in /etc/services).
+_SERVICES: Mapping[str, str] = MappingProxyType({
+    "ftp": "21", "ssh": "22", "telnet": "23", "smtp": "25", "domain": "53", "bootps": "67", "bootpc": "68", "tftp": "69", "http": "80",
+    "kerberos": "88", "pop3": "110", "sunrpc": "111", "ntp": "123", "netbios-ns": "137", "netbios-dgm": "138", "netbios-ssn": "139",
+    "imap2": "143", "snmp": "161", "bgp": "179", "ldap": "389", "https": "443", "microsoft-ds": "445", "isakmp": "500", "submission": "587",
+    "ldaps": "636", "rsync": "873", "imaps": "993", "pop3s": "995", "openvpn": "1194", "nfs": "2049", "mysql": "3306", "ipsec-nat-t": "4500",
+    "mdns": "5353", "postgresql": "5432", "http-alt": "8080",
+})  # fmt: skip
 
 
 def _not(said: str | None) -> str:
     return "! " if said else ""
 
 
-def _ports(module: str, found: re.Match[str]) -> str:
+def _ports(module: str, found: re.Match[str]) -> str | None:
     side = "--dport" if found["side"].startswith("d") else "--sport"
-    return f"-m {module} {_not(found['no'])}{side} {found['ports']}"
+    numbers = _numbers(found["ports"])
+    return None if numbers is None else f"{module}{_not(found['no'])}{side} {numbers}"
 
 
-# What a match or target prints, and what one types for it. Names instead of numbers (without -n) are understood nowhere but in
-# states and flags, where both are the same.
+def _several(found: re.Match[str]) -> str | None:
+    numbers = _numbers(found[3])
+    return None if numbers is None else f"-m multiport {_not(found[2])}--{found[1] or ''}ports {numbers}"
+
+
+def _numbers(text: str) -> str | None:
+    """Ports and ranges with names made numbers; None where a name is not known."""
+    said = [each if each.isdigit() or each in ",:" else _SERVICES.get(each, "") for each in re.split(r"([,:])", text)]
+    return "".join(map(str, said)) if all(said) else None
+
+
+# What a match or target prints, and what one types for it.
 _EXTRAS: tuple[tuple[str, str | _Spell], ...] = (
     (r"\[goto\]", ""),
-    (r"(?P<module>tcp|udp) (?P<side>[ds])pts?:(?P<no>!)?(?P<ports>\d+(?::\d+)?)", lambda m: _ports(m["module"], m)),
-    (r"(?P<side>[ds])pts?:(?P<no>!)?(?P<ports>\d+(?::\d+)?)", lambda m: _ports("", m).replace("-m  ", "")),
+    (r"(?P<module>tcp|udp) (?P<side>[ds])pts?:(?P<no>!)?(?P<ports>[\w-]+(?::[\w-]+)?)", lambda m: _ports(f"-m {m['module']} ", m)),
+    (r"(?P<side>[ds])pts?:(?P<no>!)?(?P<ports>[\w-]+(?::[\w-]+)?)", lambda m: _ports("", m)),
     (r"tcp flags:(!)?(0x[0-9A-Fa-f]+)/(0x[0-9A-Fa-f]+)",
      lambda m: f"-m tcp {_not(m[1])}--tcp-flags {_flags(m[2])} {_flags(m[3])}"),
     (r"tcp flags:(!)?([A-Z,]+)/([A-Z,]+)", lambda m: f"-m tcp {_not(m[1])}--tcp-flags {m[2]} {m[3]}"),
     (r"flags:(!)?(0x[0-9A-Fa-f]+)/(0x[0-9A-Fa-f]+)", lambda m: f"{_not(m[1])}--tcp-flags {_flags(m[2])} {_flags(m[3])}"),
-    (r"multiport (d|s)?ports (!)?([\d,:]+)", lambda m: f"-m multiport {_not(m[2])}--{m[1] or ''}ports {m[3]}"),
+    (r"multiport (d|s)?ports (!)?([\w,:-]+)", _several),
     (r"(! )?ctstate ([A-Z,]+)", lambda m: f"-m conntrack {_not(m[1])}--ctstate {m[2]}"),
     (r"(! )?state ([A-Z,]+)", lambda m: f"-m state {_not(m[1])}--state {m[2]}"),
     (r"mark match (! )?(0x[0-9a-f]+(?:/0x[0-9a-f]+)?)", lambda m: f"-m mark {_not(m[1])}--mark {m[2]}"),
@@ -58,6 +78,8 @@ _EXTRAS: tuple[tuple[str, str | _Spell], ...] = (
      lambda m: f"-m iprange {_not(m[2])}--{'src' if m[1] == 'source' else 'dst'}-range {m[3]}"),
     (r"(! )?match-set (\S+) ([a-z,]+)(?= |$)", lambda m: f"-m set {_not(m[1])}--match-set {m[2]} {m[3]}"),
     (r"(?:ipv6-)?icmp(v6)?-?type (!)?(\d+)(?: code (\d+))?", lambda m: _icmp(m[0], m[2], m[3], m[4])),
+    (r"icmp (!)?([a-z][a-z-]+)(?= |$)", lambda m: f"-m icmp {_not(m[1])}--icmp-type {m[2]}"),
+    (r"ipv6-icmp (!)?([a-z][a-z-]+)(?= |$)", lambda m: f"-m icmp6 {_not(m[1])}--icmpv6-type {m[2]}"),
     (r"limit: avg (\d+/\w+) burst (\d+)", lambda m: f"-m limit --limit {m[1]} --limit-burst {m[2]}"),
     (r"statistic mode random probability ([\d.]+)", lambda m: f"-m statistic --mode random --probability {m[1]}"),
     (r"/\* (.*?) \*/", lambda m: f'-m comment --comment "{_quotable(m[1])}"'),
@@ -218,8 +240,8 @@ def _extras(text: str, target: str) -> tuple[list[str], list[str]]:
             continue
         for pattern, spell in _READERS:
             found = pattern.match(text)
-            if found is not None:
-                said = spell if isinstance(spell, str) else spell(found)
+            said = None if found is None else spell if isinstance(spell, str) else spell(found)
+            if found is not None and said is not None:
                 if said:
                     (options if said.startswith(_OF_TARGET) else matches).append(said)
                 text = text[found.end() :]
