@@ -24,7 +24,7 @@ WORDS = (
     "::/0", "fe80::%eth0/64", "99999999999999999999", "-1", "0x", "0xzz/0x", "é", "\x00", "\x1b[31m", "\u2028", "*filter", "COMMIT", "-A INPUT",
     "interface: wg0", "peer: x", "[#] ip rule add", "[#] ip link set", "1: lo: <UP>", "inet", "inet 1.2.3.4/99", "LISTEN 0 0 [::1]%lo:80 *:*", "jhash",
     "a | ", "( ", "map {", "vmap @", "type filter hook", "priority", "elements = {", "suppress_prefixlength", "/", "::", "1.2.3.4-", "net.ipv4.x = 1",
-    "Chain X (policy DROP)", "Chain Y (1 references)", "target prot opt in out source destination", "all -- * * anywhere", "[goto] ", "to:", "/* ",
+    "Chain X (policy DROP)", "Chain Y (1 references)", "target prot opt in out source destination", "all -- * * anywhere", "[goto] ", "to:", "/* ", "Kernel IP routing table\n", "0.0.0.0 1.2.3.4 0.0.0.0 UG 0 0 0 eth0\n", "10.0.0.0 - 255.0.255.0 ! 0 - 0 -\n",
 )  # fmt: skip
 
 

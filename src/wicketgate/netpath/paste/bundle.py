@@ -243,6 +243,12 @@ class _Reader:
             made = list(self._listed(listing))
             self._shown(listing, made, known)
             routes += [each for each in made if each not in routes] if len(made) < 100 else made
+        if self._sorted.old_routes and not {RT_TABLE_MAIN, _ALL} & known[4]:
+            known[4].add(RT_TABLE_MAIN)
+            self._holes.doubt(
+                "routes of table main, IPv4", "`route -n` leaves out source addresses: paste ip route show table all"
+            )
+            routes += [route_of(line, [], self._tables, family=4) for line in dict.fromkeys(self._sorted.old_routes)]
         self._count(len(routes), "route", "routes")
         for family in _FAMILIES:
             if _ALL in known[family]:

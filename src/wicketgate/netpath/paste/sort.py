@@ -14,6 +14,7 @@ from wicketgate.netpath.paste import links, quick_log, routes, rules, sockets, s
 from wicketgate.netpath.paste.chains_text import ChainReader
 from wicketgate.netpath.paste.lines import Command, clean, command_of, quotable
 from wicketgate.netpath.paste.nft_text import depth_of, is_table_line
+from wicketgate.netpath.paste.route_table import RouteTableReader
 from wicketgate.netpath.paste.tables_text import Origin, Saved
 from wicketgate.netpath.snapshot import Family
 
@@ -23,7 +24,6 @@ _IPSET = re.compile(
 # What people paste instead, and what says more.
 _LESS = (
     ("Chain ", "`iptables -L` was not understood: paste iptables-save"),
-    ("Kernel IP routing table", "`route -n` shows one table: paste ip route show table all"),
     ("[Interface]", "a configuration says what should be, not what is: paste wg show, without keys"),
     ("PrivateKey", "a private key was in the paste: it was not read; whoever saw it has it"),
 )
@@ -55,6 +55,7 @@ class Sorted:
     interfaces: links.Interfaces = field(default_factory=links.Interfaces)
     rules: list[RuleListing] = field(default_factory=list)
     routes: list[RouteListing] = field(default_factory=list)
+    old_routes: list[str] = field(default_factory=list)  # of `route -n`, as `ip route` has them
     nft: dict[str, list[str]] = field(default_factory=dict)  # by the line that opens a table
     nft_seen: bool = False
     nft_json: str = ""
@@ -91,6 +92,7 @@ class _Sorter:
         self._origin = Origin()
         self._chains = ChainReader()
         self._after_log = False
+        self._route_table = RouteTableReader()
 
     def take(self, at: int, line: str) -> None:
         """The next line."""
@@ -103,7 +105,7 @@ class _Sorter:
             return
         if self._tables(at, line, stripped) or self._interfaces(line):
             return
-        if self._wireguard(line) or self._routing(at, line) or self._rest(stripped, line):
+        if self._wireguard(line) or self._old_route(stripped) or self._routing(at, line) or self._rest(stripped, line):
             return
         command = command_of(line)
         if command is not None:
@@ -255,6 +257,18 @@ class _Sorter:
             found.routes[-1].lines.append((line, []))
             return True
         return False
+
+    def _old_route(self, stripped: str) -> bool:
+        """Of `route -n`."""
+        try:
+            said = self._route_table.take(stripped)
+        except ValueError:
+            self.found.notes.append(f"not understood: {quotable(stripped)}")
+            return True
+        if said:
+            self._end_of_lists()
+            self.found.old_routes.append(said)
+        return said is not None
 
     def _end_of_lists(self) -> None:
         self._in_link, self._in_wireguard = False, False
