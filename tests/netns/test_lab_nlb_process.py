@@ -88,7 +88,11 @@ def test_status_and_commands_from_outside(world, tmp_path):
         status = await control.status()
         assert {str(flow.target) for flow in status.flows} == {one.address}
         assert {str(flow.client) for flow in status.flows} == {world.net.client}
-        assert status.target(one.address).serving
+
+        async def serving() -> bool:  # a new state reaches the data path a moment later
+            return (await control.status()).target(one.address).serving
+
+        assert await until(serving)
         with pytest.raises(InputError, match=f"target {two.target} is not registered; registered: {one.target}"):
             await control.deregister(two.target)
         with pytest.raises(InputError, match="IPv6"):
