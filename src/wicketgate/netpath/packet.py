@@ -146,6 +146,7 @@ class Connection:
         zone: conntrack zone.
         source_nat: the source side was decided (IPS_SRC_NAT_DONE); nat chains are not asked again.
         destination_nat: the destination side was decided (IPS_DST_NAT_DONE).
+        drawn: source NAT drew a port of this range by chance; `answer` then has the one that it was before.
     """
 
     original: Ends
@@ -156,6 +157,7 @@ class Connection:
     zone: int = 0
     source_nat: bool = False
     destination_nat: bool = False
+    drawn: tuple[int, int] | None = None
 
     @classmethod
     def opened_by(cls, packet: Packet) -> Connection:

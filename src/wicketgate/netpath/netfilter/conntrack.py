@@ -36,7 +36,15 @@ def wants_binding(run: Run, side: Side) -> bool:
     return not (run.connection.source_nat if side == "source" else run.connection.destination_nat)
 
 
-def bind(run: Run, side: Side, address: IPAddress | None, port: int | None, where: str) -> None:
+def bind(
+    run: Run,
+    side: Side,
+    address: IPAddress | None,
+    port: int | None,
+    where: str,
+    *,
+    drawn: tuple[int, int] | None = None,
+) -> None:
     """Decide one side of the connection (nf_nat_setup_info).
 
     Args:
@@ -46,6 +54,7 @@ def bind(run: Run, side: Side, address: IPAddress | None, port: int | None, wher
         port: the new one; None keeps it. The kernel takes another source port when the one asked for is taken; the
             model keeps it, as no rule after POSTROUTING sees it.
         where: the rule that says so; empty for the null binding at the end of the chains.
+        drawn: the source port becomes one of this range, by chance.
     """
     connection = run.connection
     before = connection.answer.turned()
@@ -56,7 +65,7 @@ def bind(run: Run, side: Side, address: IPAddress | None, port: int | None, wher
             source=before.source if address is None else address,
             source_port=before.source_port if port is None else port,
         )
-        run.connection = replaced(connection, answer=after.turned(), source_nat=True)
+        run.connection = replaced(connection, answer=after.turned(), source_nat=True, drawn=drawn)
     else:
         after = replaced(
             before,
@@ -64,12 +73,13 @@ def bind(run: Run, side: Side, address: IPAddress | None, port: int | None, wher
             destination_port=before.destination_port if port is None else port,
         )
         run.connection = replaced(connection, answer=after.turned(), destination_nat=True)
-    if where and after != before:
+    if where and (after != before or drawn):
+        chance = f", the port one of {drawn[0]}-{drawn[1]}" if drawn else ""
         run.steps.append(
             TranslationStep(
                 stage=run.stage,
                 object=where,
-                effect=f"{before.spelled()} becomes {after.spelled()}",
+                effect=f"{before.spelled()} becomes {after.spelled()}{chance}",
                 before=before,
                 after=after,
             )

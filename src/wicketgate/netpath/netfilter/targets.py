@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from wicketgate.netpath.filter import HookVerdict
 from wicketgate.netpath.netfilter.conntrack import Side, bind
+from wicketgate.netpath.netfilter.drawn import range_of
 from wicketgate.netpath.netfilter.run import Doubt, End, Run, UnknowableError
 from wicketgate.netpath.snapshot import IPAddress
 
@@ -47,31 +48,34 @@ def translate_to(run: Run, side: Side, goal: Goal, where: str) -> None:
         value = choose(run, int(first), int(last), doubt)
         address = first if value == int(first) else _like(first, value)
     port: int | None = None
+    drawn: tuple[int, int] | None = None
     current = run.connection.answer.turned()
+    if goal.ports is None and goal.random and side == "source":
+        drawn = range_of(current.protocol, current.source_port, None)
     if goal.ports is not None:
         low, high = goal.ports
         mine = current.source_port if side == "source" else current.destination_port
         if low <= mine <= high and (low == high or not goal.random):
             port = mine
         elif side == "source":
-            port = low  # which one is not known, and nothing behind POSTROUTING asks
+            port, drawn = low, range_of(current.protocol, mine, goal.ports)
         else:
             port = choose(run, low, high, Doubt(f"the kernel picks one of the ports {low}-{high}", f"{where} port"))
-    bind(run, side, address, port, where)
+    bind(run, side, address, port, where, drawn=drawn)
 
 
 def _like(first: IPAddress, value: int) -> IPAddress:
     return IPv4Address(value) if first.version == 4 else IPv6Address(value)
 
 
-def masquerade(run: Run, ports: tuple[int, int] | None, where: str) -> End | None:
+def masquerade(run: Run, ports: tuple[int, int] | None, where: str, *, random: bool = False) -> End | None:
     """The source becomes the address of the outgoing interface."""
     sources = run.facts.masquerade_sources(run.oif, run.packet.destination)
     if not sources:
         return End(HookVerdict.DROP, where, f"masquerade finds no address on {run.oif or 'no interface'}")
     doubt = Doubt(f"masquerade picks one of {', '.join(map(str, sources))}", f"{where} {run.oif}")
     address = sources[choose(run, 0, len(sources) - 1, doubt)]
-    translate_to(run, "source", Goal((address, address), ports), where)
+    translate_to(run, "source", Goal((address, address), ports, random), where)
     return None
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_network
 
-from wicketgate.netpath.netfilter import names
+from wicketgate.netpath.netfilter import drawn, names
 from wicketgate.netpath.netfilter.conntrack import is_destination_nat, is_source_nat
 from wicketgate.netpath.netfilter.ipt.model import Option
 from wicketgate.netpath.netfilter.run import Doubt, Run
@@ -136,7 +136,10 @@ def _ends(option: Option, family: Family) -> Test:
         first, last = names.number(low), names.number(high or low)
         source = rest == "srcport"
 
-        def test(run: Run) -> bool:
+        def test(run: Run) -> bool | Doubt:
+            if not original and not source and run.connection.drawn is not None:
+                held = drawn.within(run.connection.drawn, first, last)
+                return Doubt(drawn.REASON) if held is None else held != option.negated
             port = side(run).source_port if source else side(run).destination_port
             return (first <= port <= last) != option.negated
 

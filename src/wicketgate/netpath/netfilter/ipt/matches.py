@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address
 
-from wicketgate.netpath.netfilter import names
+from wicketgate.netpath.netfilter import drawn, names
 from wicketgate.netpath.netfilter.ipt import place_matches as place
 from wicketgate.netpath.netfilter.ipt.arguments import NotKnownError, Test, argument, mark_and_mask, port_range, unless
 from wicketgate.netpath.netfilter.ipt.conntrack_matches import conntrack, state
@@ -207,9 +207,13 @@ def _ports(protocol: int) -> Callable[[tuple[Option, ...], Family], list[Test]]:
 
 
 def _port(low: int, high: int, *, source: bool) -> Test:
-    if low == high:
-        return (lambda run: run.sport == low) if source else (lambda run: run.dport == low)
-    return (lambda run: low <= run.sport <= high) if source else (lambda run: low <= run.dport <= high)
+    def test(run: Run) -> bool | Doubt:
+        if run.connection.drawn is not None and (ports := drawn.port_of(run, source=source)) is not None:
+            held = drawn.within(ports, low, high)
+            return Doubt(drawn.REASON) if held is None else held
+        return low <= (run.sport if source else run.dport) <= high
+
+    return test
 
 
 def _flags(text: str) -> int:
@@ -247,22 +251,40 @@ def _icmp_test(kind: int, code: int | None, family: Family) -> Test:
     return lambda run: run.packet.icmp_type == kind and run.packet.icmp_code == code
 
 
+def _one_of(ranges: list[tuple[int, int]], *, source: bool) -> Test:
+    exact = frozenset(low for low, high in ranges if low == high)
+    wide = [each for each in ranges if each[0] != each[1]]
+
+    def test(run: Run) -> bool | Doubt:
+        if run.connection.drawn is not None and (ports := drawn.port_of(run, source=source)) is not None:
+            held = {drawn.within(ports, low, high) for low, high in ranges}
+            return True if True in held else Doubt(drawn.REASON) if None in held else False
+        port = run.sport if source else run.dport
+        return port in exact or any(low <= port <= high for low, high in wide)
+
+    return test
+
+
+def _either(one: Test, other: Test) -> Test:
+    def test(run: Run) -> bool | Doubt:
+        said = one(run), other(run)
+        if True in said:
+            return True
+        return next((each for each in said if isinstance(each, Doubt)), False)
+
+    return test
+
+
 def _multiport(options: tuple[Option, ...], _family: Family) -> list[Test]:
     tests: list[Test] = [lambda run: run.protocol in names.WITH_PORTS]
     for option in options:
         ranges = [port_range(each) for each in argument(option).split(",")]
-        exact = frozenset(low for low, high in ranges if low == high)
-        wide = [each for each in ranges if each[0] != each[1]]
-
-        def held(port: int, exact: frozenset[int] = exact, wide: list[tuple[int, int]] = wide) -> bool:
-            return port in exact or any(low <= port <= high for low, high in wide)
-
         if option.name in ("dports", "destination-ports"):
-            test: Test = lambda run, held=held: held(run.dport)  # type: ignore[misc]  # noqa: E731
+            test = _one_of(ranges, source=False)
         elif option.name in ("sports", "source-ports"):
-            test = lambda run, held=held: held(run.sport)  # type: ignore[misc]  # noqa: E731
+            test = _one_of(ranges, source=True)
         elif option.name == "ports":
-            test = lambda run, held=held: held(run.sport) or held(run.dport)  # type: ignore[misc]  # noqa: E731
+            test = _either(_one_of(ranges, source=True), _one_of(ranges, source=False))
         else:
             raise NotKnownError(option.spelled())
         tests.append(unless(option.negated, test))

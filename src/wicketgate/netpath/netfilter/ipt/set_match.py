@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from wicketgate.netpath.netfilter import drawn
 from wicketgate.netpath.netfilter.ipsets import IpSet, Key
-from wicketgate.netpath.netfilter.run import Doubt, Run
+from wicketgate.netpath.netfilter.run import Doubt, Run, UnknowableError
 
 _ICMP = (1, 58)
 _WITH_PORT = frozenset({6, 17, 132, 136})  # ip_set_get_port
@@ -110,6 +111,8 @@ def _port_of(made: IpSet, run: Run, source: bool) -> tuple[int, ...] | None:
     """ip_set_get_port: of ICMP its type and code; of a protocol without ports zero, and of a bitmap none."""
     packet = run.packet
     if packet.protocol in _WITH_PORT:
+        if drawn.port_of(run, source=source) is not None:
+            raise UnknowableError(run.where(), drawn.REASON)
         port = run.sport if source else run.dport
         return (port,) if made.kind == "bitmap:port" else (packet.protocol, port)
     if made.kind == "bitmap:port":

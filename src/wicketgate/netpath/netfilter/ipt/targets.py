@@ -260,7 +260,8 @@ def _nat(name: str) -> Callable[[dict[str, Option], Family], Action]:
 def _masquerade(options: dict[str, Option], _family: Family) -> Action:
     _only(options, "to-ports", "random", "random-fully")
     ports = _ports(_one(options, "to-ports")) if "to-ports" in options else None
-    return lambda run, where: masquerade(run, ports, where) or Go.ACCEPTED
+    random = bool({"random", "random-fully"} & set(options))
+    return lambda run, where: masquerade(run, ports, where, random=random) or Go.ACCEPTED
 
 
 def _redirect(options: dict[str, Option], _family: Family) -> Action:

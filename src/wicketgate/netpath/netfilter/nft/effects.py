@@ -235,7 +235,7 @@ def _nat(statement: Nat, compiler: Compiler, family: str) -> Effect:
         if wanted is None:
             return False
         if kind == "masquerade":
-            return masquerade(run, wanted.ports, where) or ACCEPT
+            return masquerade(run, wanted.ports, where, random=wanted.random) or ACCEPT
         if kind == "redirect":
             return redirect(run, wanted.ports, where) or ACCEPT
         translate_to(run, "source" if kind == "snat" else "destination", wanted, where)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wicketgate.netpath.netfilter import names
+from wicketgate.netpath.netfilter import drawn, names
 from wicketgate.netpath.netfilter.ipt.conntrack_matches import status
 from wicketgate.netpath.netfilter.ipt.place_matches import packet_type
 from wicketgate.netpath.netfilter.lookups import fib_device
@@ -62,12 +62,18 @@ def _upper_length(run: Run) -> int:
     return run.packet.length - (20 if run.version == 4 else 40)
 
 
+def _port(run: Run, *, source: bool) -> Got:
+    if run.connection.drawn is not None and drawn.port_of(run, source=source) is not None:
+        return Doubt(drawn.REASON)
+    return run.sport if source else run.dport
+
+
 def _any_port(source: bool) -> Getter:
     doubt = Doubt("`th sport/dport` of a packet without ports reads other octets", "th port")
 
     def get(run: Run) -> Got:
         if run.protocol in names.WITH_PORTS:
-            return run.sport if source else run.dport
+            return _port(run, source=source)
         return doubt
 
     return get
@@ -101,7 +107,10 @@ _N = Type.NUMBER
 
 
 def _ports(number: int) -> dict[str, Field]:
-    return {"sport": (_of(number, lambda run: run.sport), _N), "dport": (_of(number, lambda run: run.dport), _N)}
+    return {
+        "sport": (_of(number, lambda run: _port(run, source=True)), _N),
+        "dport": (_of(number, lambda run: _port(run, source=False)), _N),
+    }
 
 
 _FIELDS: dict[str, dict[str, Field]] = {
@@ -182,14 +191,17 @@ def _network_header(run: Run) -> tuple[int, int, int]:
 
 
 def _transport_header(run: Run) -> tuple[int, int, int]:
+    sport, dport = (
+        None if drawn.port_of(run, source=each) else port for each, port in ((True, run.sport), (False, run.dport))
+    )
     if run.protocol == TCP:
-        return _packed(((16, run.sport), (16, run.dport), (64, None), (8, None), (8, run.packet.tcp_flags), (48, None)))
+        return _packed(((16, sport), (16, dport), (64, None), (8, None), (8, run.packet.tcp_flags), (48, None)))
     if run.protocol == UDP:
-        return _packed(((16, run.sport), (16, run.dport), (16, _upper_length(run)), (16, None)))
+        return _packed(((16, sport), (16, dport), (16, _upper_length(run)), (16, None)))
     if run.protocol in (ICMP, ICMPV6) and run.packet.icmp_type is not None:
         return _packed(((8, run.packet.icmp_type), (8, run.packet.icmp_code), (48, None)))
     if run.protocol in names.WITH_PORTS:
-        return _packed(((16, run.sport), (16, run.dport), (64, None)))
+        return _packed(((16, sport), (16, dport), (64, None)))
     return 0, 0, 64
 
 
@@ -352,6 +364,8 @@ def _ends(key: str, direction: str) -> Field:
             return int(ends.source)
         if name == "daddr":
             return int(ends.destination)
+        if name == "proto-dst" and ends is run.connection.answer and run.connection.drawn is not None:
+            return Doubt(drawn.REASON)
         return ends.source_port if name == "proto-src" else ends.destination_port
 
     return get, Type.ADDRESS if name.endswith("addr") else Type.NUMBER
