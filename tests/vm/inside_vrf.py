@@ -12,11 +12,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from wicketgate.kernel.snapshot import take_snapshot
-from wicketgate.netpath.lookup import Question, Unsure
+from wicketgate.netpath.lookup import Question, Refused, Unsure
 from wicketgate.netpath.routing import Routing, Way
 from wicketgate.netpath.spelling import spell_rule
 
-# e2 has no address, so what leaves by it borrows one; that of `red` comes first in the order of the interfaces.
+# e2 and e3 have no address, so what leaves by them borrows one; that of `red` comes first in the order of the interfaces.
 WORLD = """
 link add red type vrf table 100
 link set red up
@@ -25,7 +25,11 @@ addr add fd66::1/64 dev red nodad
 link add e0 type veth peer name p0
 link add e1 type veth peer name p1
 link add e2 type veth peer name p2
+link add e3 type veth peer name p3
 link set e1 master red
+link set e3 master red
+link set p3 up
+link set e3 up
 link set p0 up
 link set p1 up
 link set p2 up
@@ -40,10 +44,16 @@ route add default via 10.1.0.254 dev e0
 route add 10.3.0.0/16 dev e2
 route add 10.4.0.0/16 dev e1
 route add default via 10.2.0.254 table 100
+route add 10.9.0.0/16 dev e3 table 100
+route add unreachable 10.10.0.0/16 table 100
 -6 route add default via fd01::fe dev e0
 -6 route add fd03::/64 dev e2
 -6 route add default via fd02::fe dev e1 table 100
+-6 route add fd09::/64 dev e3 table 100
 """
+
+
+ERRORS = {"Network is unreachable": "ENETUNREACH", "No route to host": "EHOSTUNREACH", "Invalid argument": "EINVAL"}
 
 
 @dataclass
@@ -62,7 +72,10 @@ def ip(*words: str, stdin: str | None = None) -> str:
 
 
 def kernel(destination: str, *more: str) -> dict[str, str]:
-    (said,) = json.loads(ip("-j", "route", "get", destination, *more))
+    done = subprocess.run(["ip", "-j", "route", "get", destination, *more], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"refused": ERRORS.get(done.stderr.strip().rpartition(": ")[2], done.stderr)}
+    (said,) = json.loads(done.stdout)
     return {"dev": said.get("dev", ""), "via": said.get("gateway", ""), "src": said.get("prefsrc", "")}
 
 
@@ -70,6 +83,8 @@ def model(routing: Routing, question: Question) -> tuple[dict[str, str], str]:
     way = routing.output(question)
     if isinstance(way, Unsure):
         return {}, f"{way.reason}: {way.object}"
+    if isinstance(way, Refused):
+        return {"refused": way.errno}, ""
     assert isinstance(way, Way), way
     hop = way.hops[0]
     return {"dev": hop.oif, "via": str(hop.via or ""), "src": str(way.source or "")}, ""
@@ -83,10 +98,23 @@ async def main() -> None:
     routing = Routing(snapshot)
     results: dict[str, object] = {"rules": [f"{each.priority}: {spell_rule(each)}" for each in snapshot.rules],
                                   "listed": [*ip("rule").splitlines(), *ip("-6", "rule").splitlines()]}  # fmt: skip
-    for destination in ("203.0.113.9", "10.1.0.9", "10.3.0.9", "10.2.0.9", "2001:db8::9", "fd03::9", "fd02::9"):
+    for destination in (
+        "203.0.113.9",
+        "10.1.0.9",
+        "10.3.0.9",
+        "10.2.0.9",
+        "2001:db8::9",
+        "fd03::9",
+        "fd02::9",
+        "10.9.0.9",
+        "10.10.0.9",
+        "10.66.0.1",
+        "fd09::9",
+        "fd66::1",
+    ):
         said, unknown = model(routing, Question(ip_address(destination)))
         results[destination] = asdict(Asked(kernel(destination), said, unknown))
-        for device in ("e1", "red", "e0"):
+        for device in ("e1", "e3", "red", "e0"):
             said, unknown = model(routing, Question(ip_address(destination), oif=device))
             results[f"{destination} oif {device}"] = asdict(Asked(kernel(destination, "oif", device), said, unknown))
     Path(sys.argv[1]).write_text(json.dumps(results))

@@ -38,10 +38,13 @@ def test_beside_it_every_way_is_the_kernels(observed: dict, family: int):
     assert seen >= 6
 
 
-def test_within_it_nothing_is_guessed(observed: dict):
-    """A socket that is bound to the VRF or to a port of it: unknown, and the rule is named."""
-    within = {name: said for name, said in observed.items() if "oif e1" in name or "oif red" in name}
-    assert len(within) == 14
-    assert {said["unknown"] for said in within.values()} == {
-        "ways through a VRF are not modelled: 1000: from all lookup [l3mdev-table]"
+def test_a_sender_in_it_asks_its_table(observed: dict):
+    """A socket that is bound to the VRF or to a port of it: the rule `l3mdev` sends it to the VRF's table, as the kernel does."""
+    within = {
+        name: said for name, said in observed.items() if any(f"oif {each}" in name for each in ("e1", "e3", "red"))
     }
+    assert len(within) == 36
+    for name, said in within.items():
+        assert said["unknown"] == "", (name, said)
+        assert said["model"] == said["kernel"], name
+    assert {said["model"].get("dev") for said in within.values()} >= {"e1", "e3"}

@@ -107,7 +107,15 @@ def link(message: Any) -> Link:
         mac=values["IFLA_ADDRESS"] or "",
         alias=message.get_attr("IFLA_IFALIAS") or "",
         group=message.get_attr("IFLA_GROUP") or 0,
+        vrf_table=_vrf_table(info),
     )
+
+
+def _vrf_table(info: Any) -> int:
+    if not info or info.get_attr("IFLA_INFO_KIND") != "vrf":
+        return 0
+    data = info.get_attr("IFLA_INFO_DATA")
+    return (data.get_attr("IFLA_VRF_TABLE") or 0) if data is not None and hasattr(data, "get_attr") else 0
 
 
 def address(message: Any, name_of: NameOf) -> Address:

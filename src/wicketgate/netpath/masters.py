@@ -23,6 +23,7 @@ class Masters:
     def __init__(self, links: Iterable[Link]) -> None:
         self._links = {link.name: link for link in links}
         self._by_index = {link.index: link for link in self._links.values()}
+        self._domains: dict[str, tuple[str, ...]] = {}
 
     def of(self, ifname: str) -> Link | None:
         """The interface that this one is a port of."""
@@ -36,6 +37,22 @@ class Masters:
             return link.name
         master = self.of(ifname)
         return master.name if master is not None and master.kind == "vrf" else ""
+
+    def table(self, vrf: str) -> int:
+        """Which table a VRF's packets ask; 0: it was not told."""
+        link = self._links.get(vrf)
+        return link.vrf_table if link is not None else 0
+
+    def domain(self, ifname: str) -> tuple[str, ...]:
+        """The interfaces from which one borrows an address, in the kernel's order (inet_select_addr, ipv6_dev_get_saddr).
+
+        Those of its own layer 3 domain; in a VRF the VRF itself first, as `lo` is elsewhere.
+        """
+        vrf = self.vrf(ifname)
+        if vrf not in self._domains:
+            names = [name for name in self._links if self.vrf(name) == vrf]
+            self._domains[vrf] = tuple(sorted(names, key=lambda name: name != vrf))
+        return self._domains[vrf]
 
     def takes_in(self, ifname: str) -> Unsure | None:
         """Why a packet that comes in by this interface does not go the way that the model computes."""

@@ -94,8 +94,7 @@ class Routing:
         self.settings = Settings(snapshot.sysctls)
         self._groups = {link.name: link.group for link in snapshot.links}
         self.masters = Masters(snapshot.links)
-        # no address of another layer 3 domain is chosen
-        self.order = tuple(link.name for link in snapshot.links if not self.masters.vrf(link.name))
+        self.order = self.masters.domain(LOOPBACK)  # no address of another layer 3 domain is chosen
         self.up = frozenset(link.name for link in snapshot.links if link.up)
         self._failed = frozenset((n.ifname, n.ip) for n in snapshot.neighbours if n.state & NUD_FAILED)
         self._local = frozenset(address.ip for address in snapshot.addresses)
@@ -113,6 +112,7 @@ class Routing:
                 self._in_table,
                 self._groups.get,
                 vrf=self.masters.vrf,
+                vrf_table=self.masters.table,
                 object_lengths=lambda: self._object_lengths,
             )
             for family in (4, 6)
@@ -219,16 +219,15 @@ class Routing:
         if isinstance(answer, Unsure):
             return answer
         if isinstance(answer, Refused):
-            if not device:
+            if not device or self.masters.vrf(device):
                 return answer
             # "Apparently, routing tables are wrong. Assume, that the destination is on link."
             chosen = source or self._select4(device, None, source_address.SCOPE_LINK)
             return self._checked4(question, Way("unicast", (NextHop(device),), chosen, trail=answer.trail))
         route = answer.route
         if route.type == "local":
-            return Way(
-                "local", (NextHop(LOOPBACK),), source or route.prefsrc or destination, route, answer.rule, answer.trail
-            )
+            hops = (NextHop(self.masters.vrf(device) or LOOPBACK),)
+            return Way("local", hops, source or route.prefsrc or destination, route, answer.rule, answer.trail)
         if not device and self.several_defaults(answer):
             return Unsure(
                 "several default routes of one metric: what the kernel knows of their gateways decides",
@@ -252,7 +251,7 @@ class Routing:
     def _select4(self, ifname: str, destination: IPAddress | None, scope: int) -> IPAddress | None:
         localnet = self.settings.either(4, ifname, "route_localnet")
         return source_address.select4(
-            self.snapshot.addresses, self.order, ifname, destination, scope, localnet=localnet
+            self.snapshot.addresses, self.masters.domain(ifname), ifname, destination, scope, localnet=localnet
         )
 
     def _checked4(self, question: Question, way: Way) -> Way | Refused | Unsure:
@@ -283,7 +282,7 @@ class Routing:
         route = answer.route
         stays = route.type in ("local", "anycast")
         source = question.source or self._source6(destination, route, answer.hops)
-        hops = (NextHop(LOOPBACK),) if stays else answer.hops
+        hops = (NextHop(self.masters.vrf(device) or LOOPBACK),) if stays else answer.hops
         return Way("local" if stays else route.type, hops, source, route, answer.rule, answer.trail)
 
     def _source6(self, destination: IPAddress, route: Route, hops: tuple[NextHop, ...]) -> IPAddress | None:
@@ -294,8 +293,9 @@ class Routing:
         if route.prefsrc is not None:
             return route.prefsrc
         oif = hops[0].oif if hops else LOOPBACK
-        temporary = [n for n in self.order if self.settings.number(f"net.ipv6.conf.{n}.use_tempaddr", 0) >= 2]
-        return source_address.select6(self.snapshot.addresses, self.order, oif, destination, temporary)
+        order = self.masters.domain(oif)
+        temporary = [n for n in order if self.settings.number(f"net.ipv6.conf.{n}.use_tempaddr", 0) >= 2]
+        return source_address.select6(self.snapshot.addresses, order, oif, destination, temporary)
 
     def _shares_hops(self, route: Route) -> bool:
         mine = {(hop.oif, hop.via) for hop in route.nexthops}

@@ -70,7 +70,7 @@ def _selector(rule: Rule, question: Question, *, vrf: str) -> bool | None:
             return None
         if not rule.uid_range[0] <= question.uid <= rule.uid_range[1]:
             return False
-    return None if rule.unknown or rule.l3mdev else True
+    return None if rule.unknown else True
 
 
 def _from(rule: Rule, question: Question) -> bool:
@@ -89,6 +89,7 @@ class Rules:
         table: asks a table.
         group: an interface's group, for suppress_ifgroup; None where it is not known.
         vrf: the VRF that an interface is or belongs to; empty: none.
+        vrf_table: of a VRF; 0 where it is not known.
         object_lengths: prefix lengths of the IPv6 routes that lead by nexthop objects.
     """
 
@@ -99,12 +100,14 @@ class Rules:
         group: Callable[[str], int | None],
         *,
         vrf: Callable[[str], str] = lambda _: "",
+        vrf_table: Callable[[str], int] = lambda _: 0,
         object_lengths: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self._rules = tuple(sorted(rules, key=lambda rule: rule.priority))  # stable, as rules of one priority stand
         self._table = table
         self._group = group
         self._vrf = vrf
+        self._vrf_table = vrf_table
         self._object_lengths = object_lengths
         self._targets: dict[int, int] = {}
         for position, rule in enumerate(self._rules):
@@ -114,9 +117,11 @@ class Rules:
         """Ask the rules in order until one has an answer."""
         trail: list[Asked] = []
         position = 0
-        vrf = self._vrf(
-            question.oif or question.iif
-        )  # the interface that the sender is bound to decides, if there is one
+        # l3mdev_update_flow(): the interface that the sender is bound to decides, if there is one; a VRF itself is then no
+        # interface any more that a rule or route could ask for
+        vrf = self._vrf(question.oif or question.iif)
+        if vrf and question.oif == vrf:
+            question = replaced(question, oif="", prefer="", strict=False)
         while position < len(self._rules):
             rule = self._rules[position]
             position += 1
@@ -137,14 +142,17 @@ class Rules:
                 return Refused(ACTION_ERRORS[rule.action], rule_line(rule), rule=rule, trail=tuple(trail))
             if rule.action != "lookup":
                 return Unsure(f"rules with {rule.action} are not known to the model", rule_line(rule), tuple(trail))
-            answer = self._ask(rule, question, trail)
+            table = self._vrf_table(vrf) if rule.l3mdev else rule.table
+            if rule.l3mdev and not table:
+                return Unsure(f"which table {vrf} has is not known", rule_line(rule), tuple(trail))
+            answer = self._ask(rule, table, question, trail)
             if answer is not None:
                 return answer
         return Refused("ENETUNREACH", trail=tuple(trail))
 
-    def _ask(self, rule: Rule, question: Question, trail: list[Asked]) -> Answer | None:
-        answer = self._table(rule.table, question)
-        name = table_name(rule.table)
+    def _ask(self, rule: Rule, table: int, question: Question, trail: list[Asked]) -> Answer | None:
+        answer = self._table(table, question)
+        name = table_name(table)
         if answer is None:
             trail.append(Asked(rule, f"table {name} has no route"))
             return None
@@ -200,7 +208,5 @@ class Rules:
     def _why_unsure(rule: Rule, question: Question) -> str:
         if rule.unknown:
             return f"the rule carries {', '.join(rule.unknown)}, which the model does not know"
-        if rule.l3mdev:
-            return "ways through a VRF are not modelled"
         assert question.uid is None
         return "the rule selects by user, and the sender's is not known"

@@ -44,6 +44,7 @@ class Link:
     mac: str = ""
     alias: str = ""  # IFLA_IFALIAS
     group: int = 0
+    vrf_table: int = 0  # IFLA_VRF_TABLE; 0 = no VRF, or not told
 
 
 @dataclass(frozen=True, slots=True)

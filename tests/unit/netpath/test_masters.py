@@ -64,6 +64,25 @@ def test_what_is_sent_into_a_vrf_is_not_known():
     assert (bound.verdict, bound.object) == (Verdict.UNKNOWN, "1000: from all lookup [l3mdev-table]")
 
 
+def test_the_rule_of_a_bound_sender_asks_the_vrfs_table():
+    """Its way is computed; that it goes through the VRF is where the model stops. Another rule by `oif` does not meet a VRF."""
+    snapshot = with_master("vrf")
+    links = tuple(replace(link, vrf_table=100) if link.name == "red" else link for link in snapshot.links)
+    inside = Route(
+        ip_network("0.0.0.0/0"), table=100, nexthops=(NextHop("v1"),), prefsrc=ip_address("10.66.0.1"), protocol=3
+    )
+    by_oif = Rule(4, 900, action="blackhole", oif="red")
+    told = replace(
+        snapshot, links=links, routes=(*snapshot.routes, inside), rules=(snapshot.rules[0], by_oif, *snapshot.rules[1:])
+    )
+    for device in ("red", "v1"):
+        way = Routing(told).output(Question(ip_address("203.0.113.9"), oif=device))
+        assert (way.hops[0].oif, str(way.source), way.rule.l3mdev) == ("v1", "10.66.0.1", True)
+    end = trace(told, Flow(ip_address("0.0.0.0"), ip_address("203.0.113.9"), "tcp", 40000, 80, device="red"))
+    assert (end.verdict, end.object) == (Verdict.UNKNOWN, "v1 master red")
+    assert any("l3mdev" in step.object for step in end.steps)
+
+
 def test_no_source_address_is_chosen_from_a_vrf():
     """An interface without an address borrows one, but from its own layer 3 domain only (inet_select_addr)."""
     snapshot = with_master("vrf")
