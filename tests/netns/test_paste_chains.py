@@ -12,7 +12,8 @@ from netns.filter_rules import Maker
 from wicketgate.lab.host import Host
 from wicketgate.netpath.netfilter.ipt.model import Option, Rule
 from wicketgate.netpath.netfilter.ipt.parse import parse
-from wicketgate.netpath.paste.chains_text import NOT_SHOWN, NOT_UNDERSTOOD, ChainReader
+from wicketgate.netpath.netfilter.names import INTERFACES_NOT_LISTED, NOT_UNDERSTOOD
+from wicketgate.netpath.paste.chains_text import ChainReader
 from wicketgate.netpath.paste.sort import sort
 
 RULESETS = 12
@@ -141,7 +142,7 @@ def test_without_v_every_rule_says_that_something_is_left_out(new_host):
             name: len(chain) for name, chain in table.chains.items()
         }
         rules = [rule for chain in theirs.chains.values() for rule in chain.rules()]
-        assert all(NOT_SHOWN in [match.module for match in rule.matches] for rule in rules)
+        assert all(INTERFACES_NOT_LISTED in [match.module for match in rule.matches] for rule in rules)
 
 
 def test_the_names_of_ports_are_those_of_the_machine(new_host):

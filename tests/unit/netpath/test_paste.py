@@ -17,6 +17,7 @@ from wicketgate.errors import StateError
 from wicketgate.netpath.concerns import Concern, Kind
 from wicketgate.netpath.flow import Flow
 from wicketgate.netpath.paste.bundle import read_paste
+from wicketgate.netpath.paste.holes import is_hole
 from wicketgate.netpath.paste.lines import command_of
 from wicketgate.netpath.snapshot import Snapshot
 
@@ -381,10 +382,53 @@ def test_without_v_no_rule_is_believed_to_be_for_every_interface():
     assert not any(each.diagnosis.works for each in asked.supposed)
 
 
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+def test_two_rules_in_doubt_are_doubted_one_by_one(policy):
+    """The first may be for wg0 alone and the second for eth0: nothing says that both are for the same interface."""
+    text = f"""$ iptables -L
+Chain INPUT (policy {policy})
+target prot opt source destination
+ACCEPT all -- anywhere anywhere
+DROP all -- anywhere anywhere
+
+Chain FORWARD (policy ACCEPT)
+target prot opt source destination
+
+Chain OUTPUT (policy ACCEPT)
+target prot opt source destination
+"""
+    asked = examine(pasted(WHOLE.replace(NO_FIREWALL, text)), [_to_port()]).findings[0]
+    assert asked.diagnosis.cause is None
+    assert asked.supposed == ()
+
+
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+def test_a_line_among_rules_that_is_not_understood_is_not_passed_over(policy):
+    """Behind it more rules may be lost: whatever the policy, the chain decides nothing. A prompt or a blank line ends it."""
+    text = CHAINS.replace("policy ACCEPT 0 packets", f"policy {policy} 0 packets", 1).replace(
+        " DROP       tcp  --", " DROP       ~~   --"
+    )
+    asked = examine(pasted(WHOLE.replace(NO_FIREWALL, text)), [_to_port()]).findings[0]
+    assert asked.supposed == ()
+    for ending in ("", "\n\nwhat should I do?\n", "$ uname -a\nLinux\n", "root@pod:/#\n"):
+        assert "-j not-understood" not in listed(CHAINS + ending)
+    assert "-A f2b -j not-understood" in listed(CHAINS + "what should I do?\n")
+
+
+def test_a_route_with_a_hosts_name_leaves_the_table_in_doubt():
+    """`route` without -n: others may follow it, so table main is not taken for whole."""
+    table = "Kernel IP routing table\nDestination Gateway Genmask Flags Metric Ref Use Iface\n"
+    table += "0.0.0.0 10.0.0.1 0.0.0.0 UG 0 0 0 eth0\n"
+    named = "office.example.com gw.example.com 255.255.0.0 UG 0 0 0 wg0\n"
+    for text, whole in ((table, True), (table + named, False), (table + "\nany idea?\n", True)):
+        snapshot = pasted(WHOLE.replace(ROUTES, "") + text + "$ uname -a\n")
+        assert any(is_hole(each) for each in snapshot.routes if (each.family, each.table) == (4, 254)) is not whole
+
+
 def test_chains_that_were_not_listed_decide_nothing():
     """`iptables -S INPUT` and a listing that was cut off: what FORWARD holds is not known."""
     said = listed("$ iptables -S INPUT\n-P INPUT ACCEPT\n")
-    assert "-A FORWARD -m chain-not-listed -j DROP" in said
+    assert "-A FORWARD -j chain-not-listed" in said
     assert "-A INPUT" not in said
 
 

@@ -9,6 +9,8 @@ PROTOCOLS = {
     "icmpv6": 58, "icmp6": 58, "ipv6-nonxt": 59, "ipv6-opts": 60, "eigrp": 88, "ospf": 89, "ospfigp": 89, "pim": 103,
     "comp": 108, "ipcomp": 108, "vrrp": 112, "l2tp": 115, "sctp": 132, "udplite": 136, "mpls-in-ip": 137, "all": 0,
 }  # fmt: skip
+# Stand-ins that netpath.paste makes of a listing that does not tell all: matches, and a target behind which anything may follow.
+INTERFACES_NOT_LISTED, NOT_UNDERSTOOD, NOT_LISTED = "interfaces-not-listed", "not-understood", "chain-not-listed"
 WITH_PORTS = frozenset({6, 17, 33, 132, 136})
 
 NFPROTO = {"unspec": 0, "inet": 1, "ipv4": 2, "arp": 3, "netdev": 5, "bridge": 7, "ipv6": 10, "ip": 2, "ip6": 10}

@@ -244,7 +244,8 @@ class _Reader:
             self._shown(listing, made, known)
             routes += [each for each in made if each not in routes] if len(made) < 100 else made
         if self._sorted.old_routes and not {RT_TABLE_MAIN, _ALL} & known[4]:
-            known[4].add(RT_TABLE_MAIN)
+            if not self._sorted.old_routes_broken:
+                known[4].add(RT_TABLE_MAIN)
             self._holes.doubt(
                 "routes of table main, IPv4", "`route -n` leaves out source addresses: paste ip route show table all"
             )

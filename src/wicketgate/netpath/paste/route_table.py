@@ -18,10 +18,19 @@ _LINE = re.compile(
 
 
 class RouteTableReader:
-    """Reads the lines of such listings, one after the other."""
+    """Reads the lines of such listings, one after the other.
+
+    Attributes:
+        broken: the last line stands right below routes and is none that is understood: a host's name, without -n.
+    """
 
     def __init__(self) -> None:
-        self._within = self._metrics = False
+        self.broken = False
+        self._within = self._metrics = self._spaced = False
+
+    def space(self) -> None:
+        """A blank line: what follows may be anything."""
+        self._spaced = True
 
     def take(self, line: str) -> str | None:
         """The route as `ip route` has it, empty for a line above the routes; None where it is of no such listing.
@@ -29,15 +38,17 @@ class RouteTableReader:
         Raises:
             ValueError: a route that is none, such as one with holes in its mask.
         """
+        self.broken = False
         if line.startswith(_TITLE):
-            self._within = True
+            self._within, self._spaced = True, False
             return ""
         head = _HEAD.match(line)
         if head is not None:
-            self._within, self._metrics = True, head[1] is not None
+            self._within, self._spaced, self._metrics = True, False, head[1] is not None
             return ""
         found = _LINE.match(line) if self._within else None
         if found is None:
+            self.broken = self._within and not self._spaced
             self._within = False
             return None
         destination, gateway, mask, flags, metric, _, _, ifname = found.groups()

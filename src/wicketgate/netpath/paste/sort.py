@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from wicketgate.netpath.netfilter.names import NOT_UNDERSTOOD
 from wicketgate.netpath.paste import links, quick_log, routes, rules, sockets, sysctls, tables_text, wireguard
 from wicketgate.netpath.paste.chains_text import ChainReader
 from wicketgate.netpath.paste.lines import Command, clean, command_of, quotable
@@ -27,6 +28,7 @@ _LESS = (
     ("[Interface]", "a configuration says what should be, not what is: paste wg show, without keys"),
     ("PrivateKey", "a private key was in the paste: it was not read; whoever saw it has it"),
 )
+_PROMPT_ALONE = re.compile(r"[#$%>]$")
 _WITHOUT_V = "`iptables -L` leaves out interfaces: paste iptables-save"
 
 
@@ -56,6 +58,7 @@ class Sorted:
     rules: list[RuleListing] = field(default_factory=list)
     routes: list[RouteListing] = field(default_factory=list)
     old_routes: list[str] = field(default_factory=list)  # of `route -n`, as `ip route` has them
+    old_routes_broken: bool = False  # there may be more of them
     nft: dict[str, list[str]] = field(default_factory=dict)  # by the line that opens a table
     nft_seen: bool = False
     nft_json: str = ""
@@ -102,6 +105,8 @@ class _Sorter:
         stripped = line.strip()
         if not stripped:
             self._in_wireguard = self._in_wireguard and bool(self.found.wireguard)
+            self._chains.space()
+            self._route_table.space()
             return
         if self._tables(at, line, stripped) or self._interfaces(line):
             return
@@ -111,9 +116,18 @@ class _Sorter:
         if command is not None:
             self._typed(command)
             return
+        self._broken(stripped)
         for start, words in _LESS:
             if stripped.startswith(start) and words not in self.found.notes:
                 self.found.notes.append(words)
+
+    def _broken(self, stripped: str) -> None:
+        """A line right below a listing that nothing understood: it may be a part of it, and more may be lost behind it."""
+        if _PROMPT_ALONE.search(stripped):
+            return
+        if self._chains.broken:
+            self._listing(save=False).lines.append(f"-A {self._chains.broken} -j {NOT_UNDERSTOOD}")
+        self.found.old_routes_broken |= self._route_table.broken
 
     def _typed(self, command: Command) -> None:
         self._command = command

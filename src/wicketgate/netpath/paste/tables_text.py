@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from wicketgate.netpath.netfilter.ipt.parse import BUILT_IN
+from wicketgate.netpath.netfilter.names import NOT_LISTED
 from wicketgate.netpath.snapshot import Family
 
 _TABLE = re.compile(r"^\*(filter|nat|mangle|raw|security)$")
@@ -18,7 +19,6 @@ _BUILT_IN = {
     ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"): "mangle",
     ("PREROUTING", "OUTPUT"): "raw",
 }
-NOT_LISTED = "chain-not-listed"
 _SAVED = re.compile(r"^(?:\[\d+:\d+\] )?-[ANPI] \S+|^:\S+ \S+ \[\d+:\d+\]$")
 _SIX = re.compile(r"(?<=\s)-[sd] [0-9a-fA-F]*:[0-9a-fA-F:]*")
 
@@ -94,7 +94,7 @@ class Saved:
         for name in BUILT_IN.get(table, ()):
             if name not in names:
                 chains.append(f":{name} ACCEPT [0:0]")
-                rules.append(f"-A {name} -m {NOT_LISTED} -j DROP")
+                rules.append(f"-A {name} -j {NOT_LISTED}")
         return "\n".join([f"*{table}", *chains, *rules, "COMMIT"]) + "\n"
 
 

@@ -79,8 +79,21 @@ _REASONS = {
     "dccp": "asks DCCP's header",
     "esp": "asks ESP's header",
     "ah": "asks AH's header",
+    names.INTERFACES_NOT_LISTED: "is what `iptables -L` without -v leaves out",
+    names.NOT_UNDERSTOOD: "is a match that was printed in a form which is not known",
 }
-_FICKLE = frozenset({"limit", "hashlimit", "quota", "statistic", "recent", "connlimit"})
+_FICKLE = frozenset(
+    {
+        "limit",
+        "hashlimit",
+        "quota",
+        "statistic",
+        "recent",
+        "connlimit",
+        names.INTERFACES_NOT_LISTED,
+        names.NOT_UNDERSTOOD,
+    }
+)
 
 
 def _doubting(reason: str, match: Match, *, unreadable: bool = False) -> Test:
