@@ -71,7 +71,9 @@ REASONS = {
 }
 
 # Linux 6.14 gave the refusals of fib_validate_source() and ip_route_input_slow() their names; before, only rp_filter's has one.
-if tuple(int("0" + re.sub(r"\D.*", "", part)) for part in os.uname().release.split(".")[:2]) < (6, 14):
+_RELEASE = re.match(r"(\d+)\.(\d+)", os.uname().release)
+assert _RELEASE is not None
+if tuple(map(int, _RELEASE.groups())) < (6, 14):
     for code in ("martian-source", "martian-destination"):
         REASONS[code, 4] |= {"NOT_SPECIFIED"}
 

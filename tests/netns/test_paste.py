@@ -8,15 +8,14 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from netns.doctor_pods import listener, wg_quick
-from netns.filter_rules import Maker
 from netns.kernel_judge import Judge
 from netns.pods import SHAPES, PodNet, sysctl
+from netns.random_rulesets import each_loaded, with_wires
 from netpath_worlds import worlds
 from wicketgate.doctor.examine import examine
 from wicketgate.doctor.report import to_object
@@ -82,21 +81,13 @@ def compare(host: Host) -> int:
 @pytest.fixture
 def stand(new_host):
     """A host with the interfaces that random rules name."""
-    host = new_host("paste")
-    host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0")
-    return host
+    return with_wires(new_host("paste"))
 
 
 def test_random_rulesets_read_from_text_are_those_of_the_json(stand):
     """For random nftables rulesets that the kernel takes: chains, rules and sets are the same, read either way."""
-    rules = seed = loaded = 0
-    while loaded < RULESETS:
-        seed += 1
-        stand.run("nft", "flush", "ruleset")
-        if stand.run("nft", "-f", "-", stdin=Maker(Random(seed)).nft(), check=False).returncode == 0:
-            loaded += 1
-            rules += compare(stand)
-    assert rules > 5 * loaded
+    rules = sum(compare(stand) for _ in each_loaded(stand, RULESETS))
+    assert rules > 5 * RULESETS
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.glob("*.nft")))

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import ip_address
 
+from wicketgate.netpath.concerns import STRANGER
 from wicketgate.netpath.lookup import Found, Question
 from wicketgate.netpath.routing import Routing
 from wicketgate.netpath.settings import NotTold
 from wicketgate.netpath.snapshot import IPAddress, Link, Snapshot, WireGuardState
+from wicketgate.netpath.tracking_table import is_full
 from wicketgate.netpath.wireguard import outer_length
 
-# RFC 5737 and RFC 3849: they stand for any host that is far away.
-_FAR: tuple[IPAddress, ...] = (ip_address("203.0.113.9"), ip_address("2001:db8::9"))
 _INTERNET = 1500  # octets that a path over the internet carries
 _MOST = 80  # octets that WireGuard adds over IPv6
-_FULL = 0.98  # above it early_drop() of nf_conntrack_core.c throws flows out, or new ones are dropped
 _COUNT, _LIMIT = "net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"
 
 
@@ -65,7 +63,7 @@ def _too_large(tunnel: Link, uplink: Link, octets: int) -> str:
 def _endpoints(state: WireGuardState) -> tuple[IPAddress, ...]:
     """Those of its peers; a server that has not heard of its clients yet is asked by any."""
     found = tuple(dict.fromkeys(peer.endpoint[0] for peer in state.peers if peer.endpoint is not None))
-    return found or _FAR
+    return found or tuple(STRANGER.values())
 
 
 def _way_to(routing: Routing, state: WireGuardState, endpoint: IPAddress) -> str:
@@ -82,7 +80,7 @@ def _full(snapshot: Snapshot) -> Iterator[str]:
     if not all(value.isdigit() for value in values):
         return
     count, most = map(int, values)
-    if most and count >= _FULL * most:
+    if is_full(count, most):
         yield (
             f"conntrack-full: {count} connections are tracked here of {most} ({_LIMIT}): new ones are dropped, whatever the rules say"
         )

@@ -23,15 +23,12 @@ from wicketgate.kernel import sysctl
 from wicketgate.kernel.netlink import RouteAnswer
 from wicketgate.kernel.sockets import listening_sockets
 from wicketgate.netpath.snapshot import Family, IPAddress
+from wicketgate.netpath.tracking_table import is_full
 
 # RFC 5737 TEST-NET-3 and RFC 3849 stand for any host that is not nearby; no packet is sent to them.
 STRANGER: dict[Family, IPAddress] = {4: ip_address("203.0.113.9"), 6: ip_address("2001:db8:203::9")}
 _STRANGERS_PORT = 40000
 _TCP, _UDP = 6, 17
-
-
-# Above this share the kernel is already throwing out flows (early_drop in nf_conntrack_core.c), or drops new ones. A guess.
-_CONNTRACK_FULL = 0.98
 
 
 def conntrack_usage() -> tuple[int, int] | None:
@@ -80,7 +77,7 @@ class Explainer:
     ) -> CheckResult | None:
         """The first invariant that does not hold; None when all do (then it is a firewall, a peer, a process)."""
         usage = self._conntrack()
-        if usage is not None and usage[0] >= _CONNTRACK_FULL * usage[1]:
+        if usage is not None and is_full(*usage):
             words = f"connection tracking holds {usage[0]} of {usage[1]} flows (net.netfilter.nf_conntrack_max): new ones are dropped"
             return _fail("conntrack", Cause.CONNTRACK_FULL, words, at)
         for check in await self.all(target, family, uplink, address, at):

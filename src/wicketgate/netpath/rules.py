@@ -144,7 +144,7 @@ class Rules:
                 return Unsure(f"rules with {rule.action} are not known to the model", rule_line(rule), tuple(trail))
             table = self._vrf_table(vrf) if rule.l3mdev else rule.table
             if rule.l3mdev and not table:
-                return Unsure(f"which table {vrf} has is not known", rule_line(rule), tuple(trail))
+                return Unsure(f"which table {vrf or 'a VRF'} has is not known", rule_line(rule), tuple(trail))
             answer = self._ask(rule, table, question, trail)
             if answer is not None:
                 return answer

@@ -51,8 +51,8 @@ def bind(
         run: the packet in its hook.
         side: which.
         address: the new one; None keeps it.
-        port: the new one; None keeps it. The kernel takes another source port when the one asked for is taken; the
-            model keeps it, as no rule after POSTROUTING sees it.
+        port: the new one; None keeps it. The kernel takes another source port when another connection has it, which no
+            listing tells; the model keeps it.
         where: the rule that says so; empty for the null binding at the end of the chains.
         drawn: the source port becomes one of this range, by chance.
     """

@@ -129,19 +129,15 @@ class Ruleset:
         if any(getattr(mine.firewall, part) is not getattr(theirs.firewall, part) for part in _LISTINGS):
             return None
         more = inserted(mine.firewall.nft_json or "", theirs.firewall.nft_json or "")
-        at = (
-            [each.table.family == more.table[0] and each.table.name == more.table[1] for each in self._nft]
-            if more
-            else []
-        )
-        if more is None or True not in at:
+        if more is None:
             return None
-        evaluator = self._nft[at.index(True)]
-        table = with_rule(evaluator.table, more)
-        if table is None:
+        evaluator = next((each for each in self._nft if (each.table.family, each.table.name) == more.table), None)
+        table = with_rule(evaluator.table, more) if evaluator is not None else None
+        if evaluator is None or table is None:
             return None
         found = copy(self)
-        found._snapshot = snapshot
+        # The printed rules and devices of the other chains stand; the listing that has changed no longer fits its text.
+        found._snapshot = replace(theirs, firewall=replace(theirs.firewall, nft_text=mine.firewall.nft_text))
         found._nft = [evaluator.amended(table, more.chain) if each is evaluator else each for each in self._nft]
         found._hooks, found._nat_of = {}, {}
         found._tracked = self._tracked | tracked_families(Firewall(nft_json=json.dumps({"rule": more.body})))
