@@ -30,20 +30,15 @@ from wicketgate.health.explain import Explainer
 from wicketgate.health.flow_model import FlowModel, Opinion
 from wicketgate.health.metrics import Step as RoundTrip
 from wicketgate.health.reasons import disagreements, judged, with_rules
+from wicketgate.health.stranger import SHORTEST_TIMEOUT, Stranger
 from wicketgate.health.target import ProbeTarget, Subject, TunnelPath
 from wicketgate.logs import get_logger
 from wicketgate.netpath.snapshot import Family
-from wicketgate.wireguard.client import HandshakeDone, SyntheticClient
 from wicketgate.wireguard.failure import ProbeFailure, Step
 
 _log = get_logger("probe")
 
-# The device drops a peer's initiations that come less than 20 ms after the last one (HandshakeInitationRate in
-# wireguard-go, INITIATIONS_PER_SECOND in the kernel), so the second family waits a little.
-_HANDSHAKE_SPACING = 0.03  # seconds
-_SHORTEST_TIMEOUT = 0.25  # seconds; a CPU limit can pause a pod for 100 ms at a time
 _LONGEST_TIMEOUT = 1.0
-_LOADED_TIMEOUT = 1.5  # seconds; more than the client's pause after a cookie (wireguard/client.py)
 _ECHO_PAYLOAD = 16  # bytes
 _ACCOUNT_TIMEOUT = 0.1  # seconds for a probe that is made for the door's counters: no answer is expected
 # Seconds that an account of the same red checks is good for, one that told nothing less: asking has its price for
@@ -93,17 +88,14 @@ class Prober:
         self._doors = doors
         self._explainer = explainer
         self._health_port = health_port
-        self._timeout = min(max(0.4 * interval, _SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
+        self._timeout = min(max(0.4 * interval, SHORTEST_TIMEOUT), _LONGEST_TIMEOUT)
         self._clock = clock
         self._timings = timings
         self._model_of_place = model
-        self._client: SyntheticClient | None = None
-        self._client_of: object = None
-        self._last_handshake = float("-inf")
+        self._stranger = Stranger(clock, self._timeout)
         self._outside_due = False
         self._slip = ""
         self._silent: set[str] = set()  # checks that failed in the last round
-        self._quiet = False  # a handshake of this round was met with silence
         self._by_door: dict[Family, list[CheckResult]] = {}  # of this round
         self._told: dict[Family, tuple[frozenset[str], float, Loss | None]] = {}  # accounts: of which checks, when
 
@@ -182,7 +174,7 @@ class Prober:
     # -- what a round consists of
 
     async def _results(self, target: ProbeTarget) -> tuple[list[CheckResult], Evidence]:
-        self._quiet = False
+        self._stranger.new_round()
         self._by_door.clear()
         results = list(target.given)
         families = self._doors.families()
@@ -276,18 +268,13 @@ class Prober:
 
     async def _session(self, target: ProbeTarget, sock: socket.socket, suffix: str, how: str) -> list[CheckResult]:
         """Handshake, and at level tunnel and egress a ping of each tunnel address."""
-        client = self._client_for(target)
-        client.attach(sock)
-        await self._space()
         try:
-            done = await self._handshake(client, again=f"handshake-{suffix}" not in self._silent)
+            done = await self._stranger.handshake(target, sock, again=f"handshake-{suffix}" not in self._silent)
         except ProbeFailure as failure:
             cause = _HANDSHAKE_CAUSE.get(failure.step, Cause.HANDSHAKE_SILENT)
             return [
                 self._fail(f"handshake-{suffix}", cause, f"no handshake {how}: {failure.meaning}", step=failure.step)
             ]
-        finally:
-            self._last_handshake = self._clock.monotonic()
         self._observe("handshake", done.rtt)
         words = f"handshake {how}" + (", under load (answered with a cookie first)" if done.under_load else "")
         results = [self._pass(f"handshake-{suffix}", words, done.rtt)]
@@ -301,41 +288,19 @@ class Prober:
         slowest = 0.0
         try:
             for path in target.paths:
-                slowest = max(slowest, await client.ping(path.probe, path.gateway, self._timeout))
+                echo = await self._stranger.client(target).ping(path.probe, path.gateway, self._timeout)
+                slowest = max(slowest, echo)
         except ProbeFailure as failure:
             return [*results, self._fail(f"tunnel-{suffix}", Cause.TUNNEL_SILENT, f"no echo {how}: {failure.meaning}")]
         self._observe("tunnel", slowest)
         return [*results, self._pass(f"tunnel-{suffix}", f"echo through the tunnel {how}", slowest)]
-
-    async def _handshake(self, client: SyntheticClient, *, again: bool) -> HandshakeDone:
-        """One handshake; silence is met with a second try, as a real client would: a datagram may get lost.
-
-        Where there was silence in the last round already, one try is enough to tell that it goes on; and where there
-        was silence before in this round, what comes after it is asked once and shortly: the whole of a silent round,
-        with the wait for it, is to be over within two intervals (bench/fault_times.py).
-        """
-        again = again and not self._quiet
-        short = min(self._timeout, _SHORTEST_TIMEOUT)
-        try:
-            return await client.handshake(short if self._quiet else self._timeout)
-        except ProbeFailure as failure:
-            if failure.step is Step.UNDER_LOAD:
-                # A cookie is an answer: alive. It is kept, and the next initiation carries it; a busy server may take
-                # its time over that.
-                return await client.handshake(_LOADED_TIMEOUT)
-            if failure.step is not Step.SILENT:
-                raise
-            self._quiet = True
-            if not again:
-                raise
-        return await client.handshake(short)
 
     async def _egress(self, target: ProbeTarget, path: TunnelPath, door: Door) -> CheckResult:
         name = f"egress-ipv{path.family}"
         out = door.out_target(path.family)
         payload = secrets.token_bytes(_ECHO_PAYLOAD)
         try:
-            seconds = await self._client_for(target).udp_echo(
+            seconds = await self._stranger.client(target).udp_echo(
                 path.probe, out.sport, out.address, out.dport, payload, self._timeout
             )
         except ProbeFailure as failure:
@@ -376,7 +341,7 @@ class Prober:
         path = next((p for p in target.paths if p.family == address.version), None)
         if path is None:
             return self._fail("outside", Cause.EGRESS_UNREACHABLE, f"the tunnel has no IPv{address.version}")
-        client = self._client_for(target)
+        client = self._stranger.client(target)
         try:
             if port:
                 seconds = await client.tcp_syn(path.probe, address, port, self._timeout)
@@ -483,14 +448,9 @@ class Prober:
         """What failed is tried once more, for the door to count; nobody waits long for an answer."""
         silent = f"handshake-ipv{family}" in names
         if silent or any(name.startswith(("tunnel", "egress")) for name in names):
-            client = self._client_for(target)
+            client = self._stranger.client(target)
             with contextlib.suppress(ProbeFailure, StateError), door.udp_socket(family, target.listen_port) as sock:
-                client.attach(sock)
-                await self._space()
-                try:
-                    await client.handshake(_ACCOUNT_TIMEOUT if silent else self._timeout)
-                finally:
-                    self._last_handshake = self._clock.monotonic()
+                await self._stranger.knock(target, sock, _ACCOUNT_TIMEOUT if silent else self._timeout)
                 for path in target.egress_paths:
                     if f"egress-ipv{path.family}" in names:
                         out = door.out_target(path.family)
@@ -504,24 +464,6 @@ class Prober:
                 await door.tcp_check(family, self._health_port, _ACCOUNT_TIMEOUT, http_path="/livez")
 
     # -- small things
-
-    def _client_for(self, target: ProbeTarget) -> SyntheticClient:
-        assert target.identity is not None
-        assert target.public_key is not None
-        key = (target.identity, target.public_key)
-        if self._client is None or self._client_of != key:
-            if self._client is not None:
-                self._client.close()
-            self._client = SyntheticClient(
-                target.identity.private_key, target.public_key, target.identity.preshared_key, self._clock
-            )
-            self._client_of = key
-        return self._client
-
-    async def _space(self) -> None:
-        wait = self._last_handshake + _HANDSHAKE_SPACING - self._clock.monotonic()
-        if wait > 0:
-            await asyncio.sleep(wait)
 
     def _observe(self, step: RoundTrip, seconds: float) -> None:
         if self._timings is not None:
