@@ -14,8 +14,9 @@ from types import MappingProxyType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from netns.live_stand import prepare, told
+from netns.random_changes import BURSTS
 from wicketgate.kernel import live_snapshot
 from wicketgate.kernel.live_snapshot import LiveSnapshot
 from wicketgate.kernel.snapshot import take_snapshot
@@ -23,7 +24,6 @@ from wicketgate.netpath.change import RESTLESS, Action, What, lasting
 from wicketgate.netpath.snapshot import Firewall
 
 MOVING = re.compile(r"^#.*$|\[\d+:\d+\]|packets \d+ bytes \d+|\"packets\": \d+, \"bytes\": \d+", re.MULTILINE)
-LINKS = ("e0", "e1")
 
 
 @pytest.fixture
@@ -32,14 +32,6 @@ def host(new_host):
     made = new_host("live")
     prepare(made)
     return made
-
-
-def prepare(host) -> None:
-    """Two interfaces, joined."""
-    host.run("sysctl", "-qw", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0")
-    host.run("ip", "link", "add", "e0", "type", "veth", "peer", "name", "e1")
-    for command in ("addr add 10.0.0.1/24 dev e0", "link set e0 up", "link set e1 up"):
-        host.run("ip", *command.split())
 
 
 def comparable(snapshot):
@@ -70,68 +62,6 @@ async def same_as_fresh(live) -> None:
                 assert getattr(current, name) == getattr(before, name), name
             return
         assert time.monotonic() < deadline, "the place does not stand still"
-
-
-async def told(subscription, wanted, *, within=20.0):
-    """The changes up to the first that fits."""
-    found = []
-    async with asyncio.timeout(within):
-        async for change in subscription:
-            found.append(change)
-            if wanted(change):
-                return found
-    raise AssertionError("the subscription ended")
-
-
-# Random changes
-
-interfaces = st.sampled_from(LINKS)
-prefixes = st.sampled_from(["10.1.0.0/16", "10.2.0.0/24", "default", "10.0.0.9/32"])
-prefixes6 = st.sampled_from(["2001:db8:1::/64", "2001:db8:2::/48", "default"])
-tables = st.sampled_from(["main", "51820", "7"])
-verbs = st.sampled_from(["add", "replace", "del"])
-COMMANDS = st.one_of(
-    st.builds("ip link set {} {}".format, interfaces, st.sampled_from(["up", "down", "mtu 1400", "mtu 1500", "alias x"])),
-    st.builds("ip address {} 10.0.{}.1/24 dev {}".format, st.sampled_from(["add", "del"]), st.integers(0, 2), interfaces),
-    st.builds("ip address {} 2001:db8::{}/64 dev {}".format, st.sampled_from(["add", "del"]), st.integers(1, 3), interfaces),
-    st.builds("ip route {} {} dev {} table {}".format, verbs, prefixes, interfaces, tables),
-    st.builds("ip route {} {} via 10.0.0.{} table {}".format, verbs, prefixes, st.integers(2, 4), tables),
-    st.builds("ip route {} blackhole {} table {}".format, verbs, prefixes, tables),
-    st.builds("ip route {} 10.3.0.0/16 nexthop dev e0 nexthop dev e1 weight {}".format, verbs, st.integers(1, 3)),
-    st.builds("ip -6 route {} {} dev {} table {}".format, verbs, prefixes6, interfaces, tables),
-    st.builds(
-        "ip {} rule {} {} lookup {} pref {}".format,
-        st.sampled_from(["-4", "-6"]),
-        st.sampled_from(["add", "del"]),
-        st.sampled_from(["not fwmark 51820", "iif e0", "ipproto tcp sport 9000"]),
-        tables,
-        st.integers(100, 103),
-    ),
-    st.builds("ip nexthop {} id {} via 10.0.0.7 dev e0".format, st.sampled_from(["replace", "del"]), st.integers(1, 2)),
-    st.builds("ip route {} 10.4.{}.0/24 nhid {}".format, verbs, st.integers(0, 1), st.integers(1, 2)),
-    st.builds("ip neigh replace 10.0.0.{} lladdr 02:00:00:00:00:0{} dev e0".format, st.integers(5, 6), st.integers(1, 2)),
-    st.builds(
-        "sysctl -qw net.ipv4.conf.{}.{}={}".format,
-        st.sampled_from(["all", "default", *LINKS]),
-        st.sampled_from(["rp_filter", "src_valid_mark", "forwarding", "accept_local"]),
-        st.integers(0, 1),
-    ),
-    st.builds("sysctl -qw net.ipv6.conf.{}.disable_ipv6={}".format, st.sampled_from(["all", *LINKS]), st.integers(0, 1)),
-    st.builds("nft {} table inet t{}".format, st.sampled_from(["add", "delete"]), st.integers(0, 1)),
-    st.builds("nft '{} chain inet t0 c {{ type filter hook input priority 0; }}'".format, st.sampled_from(["add", "create"])),
-    st.builds("nft {} rule inet t0 c tcp dport {} drop".format, st.sampled_from(["add", "insert"]), st.integers(1, 3)),
-    st.builds(
-        "{} {} INPUT -p tcp --dport {} -j DROP".format,
-        st.sampled_from(["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"]),
-        st.sampled_from(["-A", "-D", "-I"]),
-        st.integers(1, 2),
-    ),
-    st.builds("iptables-legacy -t {} -F".format, st.sampled_from(["nat", "mangle", "filter"])),
-    st.just("ip link del e0"),
-    st.just("ip link add e0 type veth peer name e1"),
-    st.builds("ip link {}".format, st.sampled_from(["add br0 type bridge", "del br0", "set e1 master br0", "set e1 nomaster"])),
-)  # fmt: skip
-BURSTS = st.lists(st.lists(COMMANDS, min_size=1, max_size=4), min_size=2, max_size=6)
 
 
 class Books:
@@ -344,99 +274,6 @@ def test_what_no_event_tells_is_found_within_the_interval(host, monkeypatch):
             running = group.create_task(live.run())
             host.run("sysctl", "-qw", "net.ipv4.conf.e0.src_valid_mark=1")
             await told(subscription, lambda each: each.text == "net.ipv4.conf.e0.src_valid_mark = 1 (was 0)")
-            running.cancel()
-
-    host.acall(main)
-
-
-def texts(changes):
-    """Action and text of each."""
-    return [(each.action, each.text) for each in changes]
-
-
-def test_two_routes_of_one_prefix_go_each_for_itself(host):
-    """IPv4 keeps a connected route for each interface. Of two that go in silence both are told, the newcomer as well."""
-
-    async def main():
-        async with LiveSnapshot(interval=3600) as live:
-            await live.current()
-            subscription = live.subscribe()
-            host.run("sh", "-c", "ip address add 10.0.0.1/24 dev e1; ip link del e0")
-            await live.current()
-            words = "proto kernel scope link src 10.0.0.1"
-            gone = [text for action, text in texts(subscription.pending()) if action is Action.REMOVED]
-            assert f"10.0.0.0/24 dev e0 {words}" in gone
-            assert f"10.0.0.0/24 dev e1 {words}" in gone
-
-    host.acall(main)
-
-
-def test_what_went_and_came_back_is_told_as_both(host):
-    """The way down is silent, the way up is told: without the first line the second would make two routes of one."""
-
-    async def main():
-        async with LiveSnapshot(interval=3600) as live:
-            await live.current()
-            subscription = live.subscribe()
-            host.run("sh", "-c", "ip link set e0 down; ip link set e0 up")
-            await live.current()
-            text = "10.0.0.0/24 dev e0 proto kernel scope link src 10.0.0.1"
-            heard = [action for action, each in texts(subscription.pending()) if each == text]
-            assert sorted(heard) == [Action.ADDED, Action.REMOVED]
-
-    host.acall(main)
-
-
-def test_one_more_way_of_an_ipv6_route_is_one_line(host):
-    """The kernel tells the whole route with its ways, and nothing of the old one; a way that goes leaves the rest."""
-    host.run("ip", "-6", "route", "add", "2001:db8:1::/64", "via", "fe80::1", "dev", "e0")
-
-    def ours(subscription):
-        return [each for each in subscription.pending() if each.text.startswith("2001:db8:1::/64")]
-
-    async def main():
-        async with LiveSnapshot(interval=3600) as live:
-            await live.current()
-            subscription = live.subscribe()
-            host.run("ip", "-6", "route", "append", "2001:db8:1::/64", "via", "fe80::2", "dev", "e0")
-            await live.current()
-            (change,) = ours(subscription)
-            assert change.action is Action.ADDED
-            assert {str(hop.via) for hop in change.value.nexthops} == {"fe80::1", "fe80::2"}
-            host.run("ip", "-6", "route", "del", "2001:db8:1::/64", "via", "fe80::2", "dev", "e0")
-            await live.current()
-            first, second = ours(subscription)
-            assert texts([first]) == [(Action.REMOVED, "2001:db8:1::/64 via fe80::2 dev e0 metric 1024")]
-            assert (second.action, second.told) == (Action.CHANGED, False)
-            assert second.text.startswith("2001:db8:1::/64 via fe80::1 dev e0 metric 1024 (was ")
-
-    host.acall(main)
-
-
-def test_who_did_it_is_told_where_the_kernel_tells(host):
-    """The process of an nftables transaction has its name; a netlink port is a process's when that process still holds it."""
-    script = (
-        "import sys\nfrom pyroute2 import IPRoute\n"
-        "with IPRoute() as ipr:\n"
-        "    ipr.rule('add', priority=321, table=7)\n"
-        "    print('done', flush=True)\n    sys.stdin.read()\n"
-    )
-
-    async def main():
-        async with LiveSnapshot(interval=3600) as live, asyncio.TaskGroup() as group:
-            await live.current()
-            subscription = live.subscribe()
-            running = group.create_task(live.run())
-            host.run("nft", "add", "table", "inet", "mine")
-            (change,) = await told(subscription, lambda each: each.what is What.NFTABLES)
-            assert re.fullmatch(r"nft\[\d+\]", change.who)
-            child = host.popen(sys.executable, "-c", script, stdin=-1, stdout=-1, text=True)
-            try:
-                (change,) = await told(subscription, lambda each: each.what is What.RULE)
-                assert change.text == "321: from all lookup 7"
-                assert change.who.endswith(f"[{child.pid}]") or change.who.startswith("netlink port ")
-            finally:
-                child.communicate("")
             running.cancel()
 
     host.acall(main)
