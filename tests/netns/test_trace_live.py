@@ -4,101 +4,43 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
-from netns.doctor_pods import PORT, connects, listener
+from netns.doctor_pods import PORT, connects
 from netns.door_traces import door, echoes, in_pod, looks
-from netns.pods import SHAPES, PodNet, sysctl
+from netns.live_traces import (
+    CAPTURE,
+    FAMILIES,
+    FAULTS,
+    command,
+    drop_at,
+    left_alone,
+    live,
+    to_listener,
+    traced_pod,
+)
+from netns.pods import SHAPES, sysctl
 from wicketgate.kernel.drop_tap import why_no_tap
-from wicketgate.kernel.live_door import LiveDoor
-from wicketgate.kernel.live_table import Watched
-from wicketgate.kernel.live_watch import LiveWatch, _Look
-from wicketgate.kernel.twin.nft_trace import LIVE_TABLE
-from wicketgate.kernel.twin.octets import ends_of
+from wicketgate.kernel.live_watch import LiveWatch
 from wicketgate.netpath.concerns import STRANGER, STRANGERS_PORT
 from wicketgate.netpath.flow import Flow
-
-FAMILIES = (4, 6)
 
 
 @pytest.fixture(scope="module", params=SHAPES)
 def net(request):
-    with PodNet.create(request.param, "live") as made, listener(made), listener(made, "::"):
-        # Where a wrong rule sends answers: nobody is there.
-        made.pod.run("ip", "link", "add", "sink", "up", "type", "veth", "peer", "name", "drain")
-        made.pod.run("ip", "link", "set", "drain", "up")
+    with traced_pod(request.param) as made:
         yield made
 
 
 @pytest.fixture
 def place(net):
-    """The pod; whatever a test does, `wicket trace --live` left nothing behind when it ends."""
-    yield net
-    tables = net.pod.run("nft", "list", "tables").stdout
-    assert LIVE_TABLE not in tables
-    assert "live" not in net.pod.run("tc", "filter", "show", "dev", "eth0", "egress").stdout
-    assert "clsact" not in net.pod.run("tc", "qdisc", "show", "dev", "eth0").stdout
-
-
-def command(net: PodNet, to: str, *arguments: str) -> list[str]:
-    where = ["--netns", f"pid:{net.pod.pid}"]
-    return [sys.executable, "-m", "wicketgate", "trace", to, "--live", *where, *arguments]
-
-
-def live(net: PodNet, to: str, *arguments: str):
-    """Exit code and the object."""
-    done = subprocess.run(
-        [*command(net, to, *arguments), "--json"], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
-
-
-def to_listener(net: PodNet, family: int) -> str:
-    return f"[{net.pod6}]:{PORT}/tcp" if family == 6 else f"{net.pod4}:{PORT}/tcp"
-
-
-def drop_at(hook: str, match: str):
-    return (
-        f"nft add table inet f; nft 'add chain inet f {hook} {{ type filter hook {hook} priority 0; }}'; "
-        f"nft add rule inet f {hook} {match} drop",
-        "nft delete table inet f",
-    )
-
-
-def iptables(kind: str):
-    rule = f"INPUT -p tcp --dport {PORT} -j DROP"
-    both = [f"{tool}-{kind} -{{}} {rule}" for tool in ("iptables", "ip6tables")]
-    clean = [f"{tool}-{kind} -F" for tool in ("iptables", "ip6tables")]
-    if kind == "nft":
-        clean += ["nft delete table ip filter", "nft delete table ip6 filter"]
-    return "; ".join(each.format("A") for each in both), "; ".join(clean)
-
-
-CAPTURE = (
-    "for f in 4 6; do ip -$f route add default dev sink table 77; ip -$f rule add pref 90 lookup 77; done",
-    "for f in 4 6; do ip -$f rule del pref 90; ip -$f route flush table 77; done",
-)
-# fault: how it is made and unmade; on which way the packet ends, at which point, and what of the kernel is known there.
-FAULTS = {
-    "prerouting": (*drop_at("prerouting", f"tcp dport {PORT}"), "forward", "is lost in prerouting"),
-    "input": (*drop_at("input", f"tcp dport {PORT}"), "forward", "is lost in input"),
-    "iptables-nft": (*iptables("nft"), "forward", "is lost in input"),
-    "iptables-legacy": (*iptables("legacy"), "forward", "is lost in input"),
-    "output": (*drop_at("output", f"tcp sport {PORT}"), "reply", "is lost in output"),
-    "postrouting": (*drop_at("postrouting", f"tcp sport {PORT}"), "reply", "is lost in postrouting"),
-    "no-route": ("ip -4 rule add pref 91 unreachable; ip -6 rule add pref 91 unreachable",
-                 "ip -4 rule del pref 91; ip -6 rule del pref 91", "reply", "is not sent"),
-    "captured": (*CAPTURE, "reply", "leaves postrouting"),
-}  # fmt: skip
+    with left_alone(net):
+        yield net
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -221,152 +163,6 @@ def test_what_this_host_sends_really_goes(place, family):
         code, report = live(place, to, "--from", "::" if family == 6 else "0.0.0.0")
     assert (code, report["live"]["same"], report["live"]["sender"]) == (0, True, "connected"), report["live"]
     assert report["live"]["reply"][0]["kernel"]["iif"] == "eth0"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_real_ping_is_waited_for(place, family):
-    """An echo request of anybody's, and its answer."""
-    pod = place.pod_address(family)
-    process = subprocess.Popen(
-        [*command(place, f"{pod}/icmp" if family == 4 else f"[{pod}]/icmp", "--wait", "30"), "--json"],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        await_table(place)
-        place.client.run("ping", "-c2", "-i0.2", str(pod))
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    report = json.loads(out)
-    assert (process.returncode, report["live"]["same"], report["live"]["works"]) == (0, True, True), report["live"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_real_packet_is_waited_for(place, family):
-    """Nothing is sent: the first real client's packet and its answer are shown, and that client is served."""
-    process = subprocess.Popen(
-        [*command(place, to_listener(place, family), "--wait", "30"), "--json"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        await_table(place)
-        assert connects(place, family)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    report = json.loads(out)
-    assert (process.returncode, report["live"]["same"], report["live"]["works"]) == (0, True, True), report["live"]
-    assert str(place.client_address(family)) in report["live"]["packet"]
-
-
-@pytest.mark.slow
-def test_nobody_comes(place):
-    """Exit code 3, in words."""
-    done = subprocess.run(
-        command(place, to_listener(place, 4), "--wait", "0.2"), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 3
-    assert "no such packet came within 0.2 s" in done.stderr
-
-
-def await_table(net: PodNet) -> None:
-    deadline = time.monotonic() + 30
-    while LIVE_TABLE not in net.pod.run("nft", "list", "tables").stdout:
-        assert time.monotonic() < deadline, "it never began"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_ended_one_leaves_nothing(place, how):
-    """Ended amid its wait by a signal: the place is as before."""
-    before = looks(place.pod)
-    process = subprocess.Popen(command(place, to_listener(place, 4), "--wait", "60"), stderr=subprocess.DEVNULL)
-    try:
-        await_table(place)
-        process.send_signal(how)
-        assert process.wait(30) == 130
-    finally:
-        process.kill()
-        process.wait()
-    assert looks(place.pod) == before
-
-
-def test_a_killed_one_is_cleaned_up_after(place):
-    """Kill -9 leaves table and filter; the next one removes them, and nothing of them is in what it computed from."""
-    before = looks(place.pod)
-    process = subprocess.Popen(command(place, to_listener(place, 4), "--wait", "60"))
-    await_table(place)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    ends = ends_of(STRANGER[4], place.pod4, "tcp", STRANGERS_PORT, PORT)
-    place.pod.call(lambda: LiveDoor("eth0", ends).__enter__())
-    assert LIVE_TABLE in place.pod.run("nft", "list", "tables").stdout
-    assert "clsact" in place.pod.run("tc", "qdisc", "show", "dev", "eth0").stdout
-    code, report = live(place, to_listener(place, 4))
-    assert (code, report["live"]["same"]) == (0, True)
-    assert looks(place.pod) == before
-
-
-def test_others_pass_while_it_looks(place):
-    """A client that is not asked about connects while the table that keeps packets in stands; it is not traced."""
-    ends = ends_of(STRANGER[4], place.pod4, "tcp", STRANGERS_PORT, PORT)
-
-    def enter():
-        look = _Look(Watched(ends, "eth0", kept_in=True))
-        look.__enter__()
-        door = LiveDoor("eth0", ends)
-        door.__enter__()
-        return look, door
-
-    look, door = place.pod.call(enter)
-    try:
-        assert connects(place, 4)
-        assert connects(place, 6)
-        place.pod.call(look.read_now)
-        assert look.first_ends() is None
-    finally:
-        place.pod.call(lambda: door.__exit__(None, None, None))
-        place.pod.call(lambda: look.__exit__(None, None, None))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_that_comes_is_the_only_one(place, family):
-    """On a busy port one client's packets are traced, and its answer's; nobody else's."""
-    pod = place.pod_address(family)
-    watched = Watched(ends_of(type(pod)(0), pod, "tcp", 0, PORT), "eth0")
-
-    def enter():
-        look = _Look(watched)
-        return look.__enter__()
-
-    look = place.pod.call(enter)
-    try:
-        assert all(connects(place, family) for _ in range(3))
-        place.pod.call(look.read_now)
-        seen = {each.ends for each in look._words if each.ends is not None}
-        assert len({frozenset((each.source_port, each.destination_port)) for each in seen}) == 1
-        request, answer = look._split(look.first_ends())
-        assert request
-        assert answer
-    finally:
-        place.pod.call(lambda: look.__exit__(None, None, None))
-
-
-def test_only_one_at_a_time(place):
-    """Two would see each other's table: the second one says so."""
-
-    def both():
-        with LiveWatch():
-            done = subprocess.run(
-                command(place, to_listener(place, 4)), capture_output=True, text=True, timeout=60, check=False
-            )
-            return done.returncode, done.stderr
-
-    code, said = place.pod.call(both)
-    assert code == 3
-    assert "another live trace is at work" in said
 
 
 def test_a_connection_in_use_is_left_alone(place):
